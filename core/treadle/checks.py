@@ -1,0 +1,222 @@
+"""Tests of tables -> steps: a test is a query, and the rows it returns are failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from treadle import sql
+from treadle.errors import Location, Problem
+from treadle.names import close_match, is_identifier
+from treadle.project import Located, Project
+from treadle.render import Renderer
+from treadle.scope import Scope
+from treadle.spec import (
+    AcceptedRange,
+    AcceptedValues,
+    DataTest,
+    Relationships,
+    SqlTestConfig,
+    Table,
+    Unique,
+)
+from treadle.step import Step
+
+_TESTABLE = ("source", "feature", "dataset", "model")
+
+
+def read_checks(project: Project, scope: Scope, renderer: Renderer) -> list[Step]:
+    """Return the steps of all tests: those of columns and tables in YAML, and the queries in tests/."""
+    reader = _CheckReader(project, scope, renderer)
+    tables: Iterable[Located[Any]] = (*project.sources.values(), *project.features.values())
+    for located in tables:
+        if located.spec.name in scope.kinds:
+            reader.read_table(located)
+    for path in project.sql_tests:
+        with scope.collecting(""):
+            reader.read_file(path)
+    reader.check_described()
+    return reader.steps
+
+
+class _CheckReader:
+    def __init__(self, project: Project, scope: Scope, renderer: Renderer) -> None:
+        self.project, self.scope, self.renderer = project, scope, renderer
+        self.steps: list[Step] = []
+        self.names: set[str] = set()
+
+    def read_table(self, located: Located[Table]) -> None:
+        """Compile the tests that a source or a feature lists."""
+        table = located.spec
+        for i, test in enumerate(table.tests):
+            self._generated(table.name, test, located.at("tests", i))
+        for c, column in enumerate(table.columns):
+            for i, test in enumerate(column.tests):
+                bound = test.model_copy(update={"column": column.name})
+                self._generated(table.name, bound, located.at("columns", c, "tests", i))
+
+    def _generated(self, table: str, test: DataTest, where: Location) -> None:
+        arguments = test.parsed()
+        columns = [test.column] if test.column else list(arguments.columns if isinstance(arguments, Unique) else ())
+        if not columns:
+            fix = "put it below a column" + (", or give it `columns: [...]`" if test.kind == "unique" else "")
+            self.scope.problems.append(Problem("TR103", f"{test.kind} tests a column, and none is named", where, fix=fix))
+            return
+        inputs = [table]
+        if isinstance(arguments, Relationships):
+            if self.scope.resolve(arguments.to, _TESTABLE, where, what="table") is None:
+                return
+            inputs.append(arguments.to)
+        query = _query(table, columns, test, arguments)
+        name = self._free_name("_".join((test.kind, table, *columns)))
+        config = {"test": test.kind, "column": ", ".join(columns), "arguments": test.arguments, "where": test.where}
+        self._add(name, where, tuple(dict.fromkeys(inputs)), query, config, test.severity)
+
+    def read_file(self, path: str) -> None:
+        """Compile a query in tests/."""
+        name, where = PurePosixPath(path).stem, Location(path, 1)
+        if not is_identifier(name):
+            why = f"{name!r} is not made of letters, digits and underscores"
+            self.scope.problems.append(Problem("TR101", "a test has a bad name", where, why, fix="rename the file"))
+            return
+        rendered = self.renderer.render(self.project.sql_tests[path], path=path, name=name)
+        try:
+            config = SqlTestConfig.model_validate(dict(rendered.config))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            fix = f"config() of a test takes {', '.join(SqlTestConfig.model_fields)}"
+            key = ".".join(str(part) for part in first["loc"])
+            self.scope.problems.append(Problem("TR004", f'"{key}" cannot be configured so', where, first["msg"], fix=fix))
+            return
+        query = sql.read_query(rendered, path=path, volatile=False)
+        resolved = [self.scope.resolve(ref, _TESTABLE, rendered.locate_ref(ref), what="table") for ref in rendered.refs]
+        described = self.project.tests.get(name)
+        severity = described.spec.severity if described and "severity" not in rendered.config else config.severity
+        if all(resolved):
+            names = self._free_name(name)
+            self._add(names, where, tuple(r for r in resolved if r), query, {"test": "sql"}, severity, config.tags)
+
+    def check_described(self) -> None:
+        """Report entries in YAML that describe no test."""
+        for name, located in self.project.tests.items():
+            if not any(PurePosixPath(path).stem == name for path in self.project.sql_tests):
+                known = [PurePosixPath(path).stem for path in self.project.sql_tests]
+                suggestion = close_match(name, known) or ""
+                what = f'test "{name}" is described but has no file'
+                self.scope.problems.append(Problem("TR103", what, located.at(), "", suggestion, f"add tests/{name}.sql"))
+
+    def _free_name(self, name: str) -> str:
+        found, n = name, 1
+        while found in self.names:
+            n += 1
+            found = f"{name}_{n}"
+        self.names.add(found)
+        return found
+
+    def _add(
+        self,
+        name: str,
+        where: Location,
+        inputs: tuple[str, ...],
+        query: sql.Query,
+        config: dict[str, Any],
+        severity: str,
+        tags: tuple[str, ...] = (),
+    ) -> None:
+        self.steps.append(
+            Step(
+                id=f"test:{name}",
+                kind="test",
+                name=name,
+                where=where,
+                inputs=tuple(self.scope.steps.get(i, i) for i in inputs),
+                config=config,
+                settings={"severity": severity, "reads": list(query.refs)},
+                code={"query": query.tokens},
+                distributions=("duckdb",),
+                query=query,
+                tags=tags,
+            )
+        )
+
+
+def block_readers(steps: list[Step]) -> Iterator[Step]:
+    """Yield the steps, those that read tested tables now waiting for the tests.
+
+    A test holds back a step when all that the test reads is read, directly or not, by that step: only then can the
+    test run first (the rule of `dbt build`).
+    """
+    parents = {step.id: step.inputs for step in steps}
+    tests_of: dict[str, list[Step]] = {}
+    for test in steps:
+        if test.blocks:
+            for table in test.inputs:
+                tests_of.setdefault(table, []).append(test)
+    for step in steps:
+        candidates = [test for table in step.inputs for test in tests_of.get(table, ())]
+        if step.kind == "test" or not candidates:
+            yield step
+            continue
+        above = _ancestors(step.id, parents) if any(len(test.inputs) > 1 for test in candidates) else set(step.inputs)
+        held = [test.id for test in candidates if set(test.inputs) <= above]
+        yield _with_after(step, tuple(dict.fromkeys((*step.after, *held))))
+
+
+def _with_after(step: Step, after: tuple[str, ...]) -> Step:
+    import dataclasses
+
+    return dataclasses.replace(step, after=after)
+
+
+def _ancestors(step_id: str, parents: dict[str, tuple[str, ...]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(parents[step_id])
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += parents.get(current, ())
+    return found
+
+
+def _query(table: str, columns: list[str], test: DataTest, arguments: object) -> sql.Query:
+    source = f"{_quote(table)}" if not test.where else f"(select * from {_quote(table)} where {test.where})"
+    names = ", ".join(_quote(column) for column in columns)
+    column = _quote(columns[0])
+    refs = [table]
+    match arguments:
+        case Unique():
+            any_null = " or ".join(f"{_quote(c)} is null" for c in columns)
+            text = f"select {names}, count(*) as n from {source} where not ({any_null}) group by all having count(*) > 1"
+        case AcceptedValues():
+            values = ", ".join(_literal(value) for value in arguments.values)
+            text = f"select {column}, count(*) as n from {source} where {column} not in ({values}) group by all"
+        case AcceptedRange():
+            bounds = [f"{column} < {_literal(arguments.min)}"] if arguments.min is not None else []
+            bounds += [f"{column} > {_literal(arguments.max)}"] if arguments.max is not None else []
+            text = f"select * from {source} where {' or '.join(bounds)}"
+        case Relationships():
+            refs.append(arguments.to)
+            other = f"select {_quote(arguments.field)} from {_quote(arguments.to)} where {_quote(arguments.field)} is not null"
+            text = f"select {column}, count(*) as n from {source} where {column} not in ({other}) group by all"
+        case _:
+            text = f"select * from {source} where {column} is null"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return sql.Query(text=text, tokens=digest, refs=tuple(dict.fromkeys(refs)))
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)

@@ -1,0 +1,105 @@
+"""The front door: knows commands by name and loads the one that is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import NoReturn
+
+import click
+
+from treadle.errors import MAX_SHOWN, Problem, TreadleError, UsageError
+from treadle.names import close_match
+
+GROUP = "treadle.commands"
+_ORDER = ("init", "new", "list", "compile", "plan", "build", "run", "test", "show", "models", "runs", "debug", "clean")
+
+
+class _Commands(click.Group):
+    """Commands come from entry points; each is imported when it is called, or for its line in `--help`."""
+
+    @cached_property
+    def points(self) -> dict[str, EntryPoint]:
+        found = {point.name: point for point in entry_points(group=GROUP)}
+        rank = {name: n for n, name in enumerate(_ORDER)}
+        return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.points)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = self.points.get(cmd_name)
+        if point is None:
+            return None
+        command = point.load()
+        if not isinstance(command, click.Command):
+            what = f'command "{cmd_name}" cannot be loaded'
+            raise UsageError(Problem("TR510", what, why=f"{point.value} is no click command", fix="repair the plugin"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.points:
+            what = f'there is no command "{args[0]}"'
+            suggestion = close_match(args[0], self.points) or ""
+            raise UsageError(Problem("TR603", what, suggestion=suggestion, fix="`treadle --help` lists them"))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("treadle"), prog_name="treadle")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@click.pass_context
+def treadle(ctx: click.Context, debug: bool) -> None:
+    """Build, prove and ship machine learning as one graph of small files.
+
+    \b
+    Examples:
+      treadle init flights && cd flights && treadle build
+      treadle plan --select carrier_history+
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 something ran and failed, 2 wrong usage or project, 130 interrupted."""
+    if sys.platform == "win32":
+        print("Treadle runs on Linux and macOS; on Windows use it inside WSL", file=sys.stderr)
+        sys.exit(2)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = treadle.main(given, prog_name="treadle", standalone_mode=False)
+    except TreadleError as error:
+        if "--debug" in given:
+            raise
+        _show(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `treadle list | head`: there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: TreadleError) -> None:
+    for problem in error.problems[:MAX_SHOWN]:
+        first, *rest = problem.to_text().splitlines()
+        head, _, what = first.partition(": ")
+        click.echo(f"{click.style(head, fg='red', bold=True)}: {click.style(what, bold=True)}", err=True)
+        for line in rest:
+            click.echo(line, err=True)
+    if len(error.problems) > MAX_SHOWN:
+        click.echo(f"and {len(error.problems) - MAX_SHOWN} more", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The identity of a step: a digest of its code, its configuration, its inputs and what computes it.
+
+Equal fingerprints mean equal results, so a step is never computed twice. The components are kept beside the digest:
+the difference of two identities is the reason why a step runs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from treadle.step import Step
+
+REVISIONS: Mapping[str, int] = {
+    "source": 1,
+    "feature": 1,
+    "dataset": 1,
+    "split": 1,
+    "baseline": 1,
+    "train": 1,
+    "evaluate": 1,
+    "choose": 1,
+    "validate": 1,
+    "refit": 1,
+    "stage": 1,
+    "test": 1,
+}
+"""Raised by one when Treadle itself would compute a different result for that kind of step."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A fingerprint (64 hexadecimal digits) and the named components that it is the digest of."""
+
+    fingerprint: str
+    components: Mapping[str, str]
+
+
+def identify(
+    step: Step,
+    inputs: Mapping[str, str],
+    *,
+    parts: Iterable[str] = (),
+    extra: Mapping[str, str] | None = None,
+) -> Identity:
+    """Return the identity of a step.
+
+    Args:
+        step: the step.
+        inputs: step id -> fingerprint, for each of `step.inputs`.
+        parts: digests of a source's parts, in order.
+        extra: further components: `as_of`, `champion`, a volatile step's run or day.
+    """
+    components = {"kind": f"{step.kind}/{REVISIONS[step.kind]}"}
+    components |= {f"code:{name}": digest for name, digest in step.code.items()}
+    components |= {f"config:{key}": to_canonical_json(value) for key, value in step.config.items()}
+    components |= {f"input:{parent}": inputs[parent] for parent in step.inputs}
+    components |= {f"with:{name}": installed_version(name) for name in step.distributions}
+    if step.function is not None:
+        components["with:python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if step.kind == "source":
+        components["parts"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    components |= extra or {}
+    digest = hashlib.sha256(to_canonical_json(components).encode()).hexdigest()
+    return Identity(digest, components)
+
+
+def to_canonical_json(value: Any) -> str:
+    """Return JSON that is equal for equal values: sorted keys, no blanks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+
+
+@lru_cache(maxsize=None)
+def installed_version(name: str) -> str:
+    """Return the version of a distribution or of the one that a module belongs to.
+
+    Args:
+        name: a distribution (`scikit-learn`), an imported module (`sklearn`), or `platform` for what the machine is.
+
+    Returns:
+        The version; `absent` when nothing of that name is installed.
+    """
+    if name == "platform":
+        return f"{sys.platform}-{platform.machine()}-cpu"
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        owners = _distributions_of_modules().get(name, [])
+        return " ".join(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners))) or "absent"
+
+
+@lru_cache(maxsize=1)
+def _distributions_of_modules() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One component in which two identities of a step differ; None where it is absent."""
+
+    component: str
+    before: str | None
+    after: str | None
+
+
+def diff(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    """Return the components that differ, in the order code, configuration, inputs, the rest."""
+    rank = {"code": 0, "config": 1, "parts": 2, "input": 3}
+    names = sorted(set(before) | set(after), key=lambda name: (rank.get(name.partition(":")[0], 4), name))
+    return tuple(
+        Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    )
+
+
+def describe(change: Change) -> str:
+    """Return one change as a phrase: `code of features/planes.py:plane_age changed`."""
+    kind, _, name = change.component.partition(":")
+    match kind:
+        case "code":
+            verb = "is new" if change.before is None else "is gone" if change.after is None else "changed"
+            return f"code of {name} {verb}"
+        case "config":
+            return f"{name}: {_shown(change.before)} -> {_shown(change.after)}"
+        case "input":
+            verb = "is read now" if change.before is None else "is read no more" if change.after is None else "changed"
+            return f"{name} {verb}"
+        case "parts":
+            return "its data changed"
+        case "with":
+            return f"{name} {change.before or 'absent'} -> {change.after or 'absent'}"
+        case "kind":
+            return "Treadle computes it differently now"
+    return f"{kind} {_shown(change.before)} -> {_shown(change.after)}"
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    return value if len(value) <= 60 else value[:57] + "..."

@@ -1,0 +1,77 @@
+"""Project -> Graph: compile every file into steps and their order, or report all that is wrong at once.
+
+compile_graph: take the names -> features -> datasets, models, pipelines -> tests -> order. No user code runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from treadle.checks import block_readers, read_checks
+from treadle.errors import Location, Problem, ProjectError
+from treadle.modelling import PipelineReader
+from treadle.project import Project
+from treadle.render import Renderer
+from treadle.scope import Scope, find_cycle, order
+from treadle.step import Graph, Step
+from treadle.tables import TableReader
+
+
+def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | None = None) -> Graph:
+    """Compile a project into its graph.
+
+    Args:
+        project: as read from disk.
+        environ: the environment variables that `env_var` may read.
+        as_of: the moment that counts as now, ISO 8601, UTC; None: the newest that the labels know of.
+
+    Returns:
+        The graph, parents first.
+
+    Raises:
+        ProjectError: all problems of the project, in the order of files and lines.
+    """
+    scope = Scope(set(project.broken), list(project.problems))
+    renderer = Renderer(macros=project.macros, variables=project.variables, environ=environ, as_of=as_of)
+    tables = TableReader(project, scope, renderer)
+    pipelines = PipelineReader(project, scope)
+    tables.define()
+    pipelines.define()
+    steps = tables.read()
+    steps += pipelines.read(tables.features)
+    steps += read_checks(project, scope, renderer)
+    inputs = {step.id: step.inputs for step in steps}
+    if (cycle := find_cycle(inputs)) is not None:
+        scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))
+    _report_disabled(steps, scope)
+    if scope.problems:
+        raise ProjectError(sorted(dict.fromkeys(scope.problems), key=_position))
+    by_id = {step.id: step for step in block_readers(steps)}
+    ordered = order({step.id: (*step.inputs, *step.after) for step in by_id.values()})
+    return Graph(
+        project=project.spec.name,
+        environment=project.environment,
+        steps={step_id: by_id[step_id] for step_id in ordered},
+        warnings=tuple(scope.warnings),
+    )
+
+
+def _position(problem: Problem) -> tuple[Location, str]:
+    return (problem.where or Location(""), problem.code)
+
+
+def _cycle_problem(cycle: list[str], steps: Mapping[str, Step]) -> Problem:
+    why = " -> ".join(cycle)
+    places = "\n".join(f"{steps[step_id].where}   reads {parent}" for step_id, parent in zip(cycle, cycle[1:], strict=False))
+    fix = "remove one of these references; what both need can stand in a feature of its own"
+    return Problem("TR105", "features read each other in a cycle", steps[cycle[0]].where, f"{why}\n{places}", fix=fix)
+
+
+def _report_disabled(steps: list[Step], scope: Scope) -> None:
+    """Report steps that read a feature that is disabled (or one whose own definition is wrong: known already)."""
+    known = {step.id for step in steps}
+    for step in steps:
+        for parent in step.inputs:
+            if parent not in known and not scope.problems:
+                fix = f"enable {parent}, or disable {step.name} too"
+                scope.problems.append(Problem("TR104", f'"{step.name}" reads "{parent}", which is disabled', step.where, fix=fix))

@@ -1,0 +1,204 @@
+"""Graph and what is known -> Plan: which steps run, which results are reused, and why.
+
+Nothing is read from disk here: the sources' digests, the built versions and the champions come in as frozen values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from treadle import gates
+from treadle.fingerprint import Change, Identity, describe, diff, identify
+from treadle.step import Graph, Step
+
+Action = Literal["build", "reuse", "inline"]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model version that a pipeline's challengers are compared with.
+
+    Attributes:
+        number: of the version in the registry.
+        choose: fingerprint of the choice that it came from.
+        twin: fingerprint of its held-out twin.
+        previous: the champion that it was judged against itself.
+    """
+
+    number: int
+    choose: str
+    twin: str
+    previous: Champion | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the runtime knows when a plan is made.
+
+    Attributes:
+        sources: source name -> digests of its parts, in order.
+        built: fingerprints of the versions in the store.
+        published: step id -> fingerprint, of the environment.
+        components: fingerprint -> components of its identity, for what is published.
+        champions: pipeline -> its champion, if it has one.
+    """
+
+    sources: Mapping[str, tuple[str, ...]]
+    built: frozenset[str] = frozenset()
+    published: Mapping[str, str] = field(default_factory=dict)
+    components: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    champions: Mapping[str, Champion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step with its identity, what is to be done and why.
+
+    Attributes:
+        action: build (compute it), reuse (its version stands in the store), inline (a view, or a source in place: part of its readers).
+        reason: one phrase.
+        changes: in what it differs from the environment's version.
+        is_selected: whether the selection asked for it; else another step needs it.
+    """
+
+    step: Step
+    identity: Identity
+    action: Action
+    reason: str
+    changes: tuple[Change, ...] = ()
+    is_selected: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The planned steps, parents first.
+
+    Attributes:
+        graph: the graph that was planned.
+        identities: of every step of the graph, planned or not.
+        steps: those that are selected or needed.
+        champions: pipeline -> the champion that its gates are to be judged against.
+        as_of: the moment that counts as now, or `newest`.
+    """
+
+    graph: Graph
+    identities: Mapping[str, Identity]
+    steps: tuple[PlannedStep, ...]
+    champions: Mapping[str, Champion | None]
+    as_of: str = "newest"
+
+    def __iter__(self) -> Iterator[PlannedStep]:
+        return iter(self.steps)
+
+    def n(self, action: Action) -> int:
+        """Return how many steps have that action."""
+        return sum(planned.action == action for planned in self.steps)
+
+
+def make_plan(
+    graph: Graph,
+    known: Known,
+    selected: frozenset[str],
+    *,
+    as_of: str = "newest",
+    run: str = "",
+    day: str = "",
+    full_refresh: bool = False,
+) -> Plan:
+    """Decide what runs.
+
+    Args:
+        graph: the project's graph.
+        known: what is built, published and observed.
+        selected: ids of the steps that were asked for.
+        as_of: the moment that counts as now, ISO 8601 in UTC, or `newest`.
+        run: an id of this run, for `volatile: run`.
+        day: today in UTC, for `volatile: day`.
+        full_refresh: compute the selected steps even where their version stands in the store.
+    """
+    identities: dict[str, Identity] = {}
+    opponents: dict[str, Champion | None] = {}
+    for step in graph:
+        extra: dict[str, str] = {}
+        if step.kind == "split":
+            extra["as_of"] = as_of
+        if step.kind == "validate" and needs_champion(step):
+            choice = identities[f"{step.pipeline}.choose"].fingerprint
+            opponents[step.pipeline] = opponent(known.champions.get(step.pipeline), choice)
+            extra["champion"] = _twin(opponents[step.pipeline])
+        if volatile := step.config.get("volatile"):
+            extra["now"] = run if volatile == "run" else day
+        inputs = {parent: identities[parent].fingerprint for parent in step.inputs}
+        identities[step.id] = identify(step, inputs, parts=known.sources.get(step.id, ()), extra=extra)
+    steps = _needed(graph, identities, known, selected, full_refresh)
+    return Plan(graph, identities, steps, opponents, as_of)
+
+
+def needs_champion(step: Step) -> bool:
+    """Return whether a gate of the `validate` step compares with the champion."""
+    return any(gates.parse_gate(gate).needs_champion for gate in step.config["gates"])
+
+
+def opponent(champion: Champion | None, choice: str) -> Champion | None:
+    """Return whom a choice is judged against: the champion, or the champion's own opponent when they are one."""
+    if champion is not None and champion.choose == choice:
+        return champion.previous
+    return champion
+
+
+def _twin(champion: Champion | None) -> str:
+    return champion.twin if champion else "none"
+
+
+def _needed(
+    graph: Graph,
+    identities: Mapping[str, Identity],
+    known: Known,
+    selected: frozenset[str],
+    full_refresh: bool,
+) -> tuple[PlannedStep, ...]:
+    found: dict[str, PlannedStep] = {}
+    needed: dict[str, str] = {}
+    for step in reversed(list(graph)):
+        is_selected = step.id in selected
+        if not is_selected and step.id not in needed:
+            continue
+        identity = identities[step.id]
+        is_built = identity.fingerprint in known.built and not (full_refresh and is_selected)
+        if not is_selected and is_built:
+            continue
+        action: Action = "inline" if step.is_inline else "reuse" if is_built else "build"
+        changes = _changes(step, identity, known)
+        reason = _reason(step, identity, known, changes, action)
+        if not is_selected and action == "build":
+            reason += f"; needed by {needed[step.id]}"
+        if full_refresh and identity.fingerprint in known.built and action == "build":
+            reason = "full refresh"
+        found[step.id] = PlannedStep(step, identity, action, reason, changes, is_selected)
+        if action != "reuse":
+            for parent in (*step.inputs, *(after for after in step.after if graph[after].kind != "test")):
+                needed.setdefault(parent, step.id)
+    return tuple(found[step.id] for step in graph if step.id in found)
+
+
+def _changes(step: Step, identity: Identity, known: Known) -> tuple[Change, ...]:
+    before = known.components.get(known.published.get(step.id, ""), None)
+    return diff(before, identity.components) if before is not None else ()
+
+
+def _reason(step: Step, identity: Identity, known: Known, changes: tuple[Change, ...], action: Action) -> str:
+    published = known.published.get(step.id)
+    if published == identity.fingerprint:
+        return "unchanged" if action != "build" else "its version is missing in the store"
+    if changes:
+        shown = [describe(change) for change in changes[:3]]
+        return "; ".join(shown) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+    if action == "reuse":
+        return "built before"
+    return "new" if published is None else "its earlier identity is unknown"

@@ -1,0 +1,105 @@
+"""Which steps a person means: `name`, `+name`, `name+`, `2+name`, `kind:`, `tag:`, `path:`, `pipeline:`, `test:`.
+
+A blank joins (union), a comma narrows (intersection), `*` stands for any text; the words are dbt's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from treadle.errors import Problem, UsageError
+from treadle.names import close_match
+from treadle.step import Graph, Step
+
+_TERM = re.compile(r"(?P<up>\d*\+)?(?P<core>[^+]+?)(?P<down>\+\d*)?")
+
+
+def _matches_path(step: Step, value: str) -> bool:
+    value = value.rstrip("/")
+    return step.where.path == value or step.where.path.startswith(value + "/") or fnmatchcase(step.where.path, value)
+
+
+_METHODS: dict[str, Callable[[Step, str], bool]] = {
+    "kind": lambda step, value: fnmatchcase(step.kind, value) or (value == "model" and bool(step.model)),
+    "tag": lambda step, value: any(fnmatchcase(tag, value) for tag in step.tags),
+    "path": _matches_path,
+    "pipeline": lambda step, value: fnmatchcase(step.pipeline, value),
+    "test": lambda step, value: step.kind == "test" and fnmatchcase(step.name, value),
+}
+
+
+def select(graph: Graph, selectors: Iterable[str], exclude: Iterable[str] = ()) -> frozenset[str]:
+    """Return the ids of the steps that selectors mean; no selector means all.
+
+    Args:
+        graph: the graph.
+        selectors: each a union of terms; all of them are joined.
+        exclude: what is taken away again.
+
+    Raises:
+        UsageError: TR601 (a term matches nothing), TR602 (no such method).
+    """
+    wanted = [term for selector in selectors for term in selector.split()]
+    unwanted = [term for selector in exclude for term in selector.split()]
+    found = set(graph.steps) if not wanted else set().union(*(_union_member(graph, term) for term in wanted))
+    for term in unwanted:
+        found -= _union_member(graph, term)
+    return frozenset(found)
+
+
+def with_tests(graph: Graph, selected: Iterable[str]) -> frozenset[str]:
+    """Return the selection and the tests of what it holds."""
+    chosen = set(selected)
+    return frozenset(chosen | {step.id for step in graph if step.kind == "test" and chosen & set(step.inputs)})
+
+
+def _union_member(graph: Graph, text: str) -> set[str]:
+    parts = [_term(graph, part) for part in text.split(",") if part]
+    if not parts:
+        raise UsageError(Problem("TR601", f'"{text}" selects nothing', fix="name a step, as `treadle list` shows them"))
+    return set.intersection(*parts)
+
+
+def _term(graph: Graph, text: str) -> set[str]:
+    match = _TERM.fullmatch(text)
+    if match is None:
+        fix = "write name, +name, name+, 2+name, or a method such as kind:feature"
+        raise UsageError(Problem("TR601", f'"{text}" is no selector', fix=fix))
+    found = _named(graph, match["core"])
+    if not found:
+        raise UsageError(_nothing(graph, match["core"]))
+    above, below = match["up"], match["down"]
+    more: set[str] = set()
+    if above:
+        more |= graph.ancestors(found, depth=int(above[:-1]) if above != "+" else None)
+    if below:
+        more |= graph.descendants(found, depth=int(below[1:]) if below != "+" else None)
+    return found | more
+
+
+def _named(graph: Graph, core: str) -> set[str]:
+    method, colon, value = core.partition(":")
+    if colon:
+        if method not in _METHODS:
+            suggestion = close_match(method, _METHODS) or ""
+            fix = f"methods are {', '.join(f'{name}:' for name in sorted(_METHODS))}"
+            raise UsageError(Problem("TR602", f'"{method}:" is no selector method', suggestion=suggestion, fix=fix))
+        return {step.id for step in graph if _METHODS[method](step, value)}
+    found = {step.id for step in graph if _is_named(step, core)}
+    return found or {step.id for step in graph if fnmatchcase(step.pipeline, core)}
+
+
+def _is_named(step: Step, pattern: str) -> bool:
+    if fnmatchcase(step.id, pattern) or step.id.startswith(pattern + "."):
+        return True
+    return (not step.pipeline or bool(step.model)) and fnmatchcase(step.name, pattern)
+
+
+def _nothing(graph: Graph, core: str) -> Problem:
+    name = core.partition(":")[2] or core
+    known = {step.id for step in graph} | {step.name for step in graph} | {tag for step in graph for tag in step.tags}
+    known |= {step.pipeline for step in graph if step.pipeline}
+    fix = "see `treadle list` for all names"
+    return Problem("TR601", f'"{core}" selects nothing', suggestion=close_match(name, known) or "", fix=fix)

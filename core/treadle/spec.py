@@ -1,0 +1,457 @@
+"""What people may write in YAML and in `config()`: the keys, their types and their defaults.
+
+Reading files is `treadle.project`'s job; here stands only the form. Every model is frozen and refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from treadle.names import is_identifier, parse_duration_us
+
+SPEC_VERSION = 1
+
+
+def _check_identifier(name: str) -> str:
+    if not is_identifier(name):
+        raise ValueError("a name is letters, digits and underscores, and does not start with a digit")
+    return name
+
+
+def _check_duration(text: str) -> str:
+    parse_duration_us(text)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_check_identifier)]
+Duration = Annotated[str, AfterValidator(_check_duration)]
+Scalar = str | int | float | bool | None
+Severity = Literal["error", "warn"]
+Task = Literal["binary", "multiclass", "regression"]
+
+
+class Spec(BaseModel):
+    """The root of everything that is written in YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, strict=False)
+
+
+class Described(Spec):
+    """What any named thing may say about itself; none of it enters a fingerprint."""
+
+    name: Name
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+
+# treadle.yml
+
+
+class Environment(Spec):
+    """An environment: a map from names to versions, with variables of its own."""
+
+    vars: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProjectSpec(Spec):
+    """treadle.yml.
+
+    `defaults` maps a folder or file below the root (`features/staging`) to configuration for what stands in it;
+    the longest matching path wins key by key.
+    """
+
+    name: Name
+    version: str = "0.1.0"
+    description: str = ""
+    requires: str = ""
+    vars: dict[str, Any] = Field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    environments: dict[Name, Environment] = Field(default_factory=dict)
+    default_environment: Name = "dev"
+    allow_paths: tuple[str, ...] = ()
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_is_text(cls, value: Any) -> Any:
+        if isinstance(value, float):
+            raise ValueError(f"write it in quotes: YAML reads {value} as a number")
+        return value
+
+
+# tests of columns and tables
+
+
+class NotNull(Spec):
+    """No row holds NULL in the column."""
+
+
+class Unique(Spec):
+    """No value of the column, or of the columns together, stands in two rows."""
+
+    columns: tuple[str, ...] = ()
+
+
+class AcceptedValues(Spec):
+    """Every value is one of a list; NULL passes."""
+
+    values: tuple[Scalar, ...] = Field(min_length=1)
+
+
+class AcceptedRange(Spec):
+    """Every value lies between two bounds, both included; NULL passes."""
+
+    min: float | str | None = None
+    max: float | str | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> AcceptedRange:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        return self
+
+
+class Relationships(Spec):
+    """Every value stands in a column of another table; NULL passes."""
+
+    to: str
+    field: str
+
+    @field_validator("to")
+    @classmethod
+    def _bare_name(cls, value: str) -> str:
+        match = re.fullmatch(r"(?:ref|source)\(\s*['\"](\w+)['\"]\s*\)", value.strip())
+        return match[1] if match else _check_identifier(value)
+
+
+class DataTest(Spec):
+    """One test of a column or a table, in its normal form.
+
+    In YAML a test is its name (`not_null`) or its name with arguments (`accepted_values: {values: [a, b]}`);
+    `severity` and `where` (a condition on the rows that are looked at) stand among the arguments.
+    """
+
+    kind: Literal["not_null", "unique", "accepted_values", "accepted_range", "relationships"]
+    column: str = ""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    severity: Severity = "error"
+    where: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if isinstance(value, dict) and len(value) == 1 and "kind" not in value:
+            kind, arguments = next(iter(value.items()))
+            if not isinstance(arguments, dict):
+                raise ValueError(f"{kind} takes named arguments, as in {kind}: {{...}}")
+            rest = dict(arguments)
+            found: dict[str, Any] = {"kind": kind, "arguments": rest}
+            for key in ("severity", "where"):
+                if key in rest:
+                    found[key] = rest.pop(key)
+            return found
+        return value
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> DataTest:
+        try:
+            self.parsed()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            takes = ", ".join(_TEST_ARGUMENTS[self.kind].model_fields) or "no arguments"
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
+            raise ValueError(f"{self.kind} takes {takes} (and severity, where); {reason}") from None
+        return self
+
+    def parsed(self) -> NotNull | Unique | AcceptedValues | AcceptedRange | Relationships:
+        """Return the arguments in the form of the test's kind."""
+        return _TEST_ARGUMENTS[self.kind].model_validate(self.arguments)
+
+
+_TEST_ARGUMENTS: dict[str, type[NotNull | Unique | AcceptedValues | AcceptedRange | Relationships]] = {
+    "not_null": NotNull,
+    "unique": Unique,
+    "accepted_values": AcceptedValues,
+    "accepted_range": AcceptedRange,
+    "relationships": Relationships,
+}
+
+
+class Column(Spec):
+    """What is said of a column of a source or a feature."""
+
+    name: str
+    type: str = ""
+    description: str = ""
+    tests: tuple[DataTest, ...] = ()
+
+
+class Table(Described):
+    """What sources and features have in common."""
+
+    columns: tuple[Column, ...] = ()
+    tests: tuple[DataTest, ...] = ()
+
+
+# features/
+
+
+class CsvOptions(Spec):
+    """How a CSV file is written; what is absent is detected."""
+
+    delimiter: str | None = None
+    header: bool | None = None
+    null: str | tuple[str, ...] | None = None
+    quote: str | None = None
+    date_format: str | None = None
+    timestamp_format: str | None = None
+
+
+class SourceSpec(Table):
+    """Raw data: files, or a table of a DuckDB database file.
+
+    `path` is relative to the project's root; globs are allowed. `columns` with a `type` fix that column's type.
+    """
+
+    path: str | tuple[str, ...]
+    format: Literal["csv", "parquet", "json", "duckdb"] | None = None
+    table: str = ""
+    csv: CsvOptions = Field(default_factory=CsvOptions)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths or globs as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class EntitySpec(Described):
+    """What features describe: a carrier, a customer. The key column is the entity's name unless `keys` says otherwise."""
+
+    keys: tuple[str, ...] = ()
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns whose values identify one entity."""
+        return self.keys or (self.name,)
+
+
+class FeatureConfig(Spec):
+    """Configuration of a feature: in the file's `config()` or decorator, in YAML, or a default of its folder."""
+
+    entity: Name | None = None
+    event_time: str | None = None
+    known_at: str | None = None
+    static: bool = False
+    ttl: Duration | None = None
+    materialized: Literal["table", "view"] = "table"
+    volatile: Literal["run", "day"] | None = None
+    threads: int = Field(default=1, ge=1, le=256)
+    tags: tuple[str, ...] = ()
+    enabled: bool = True
+
+
+class FeatureSpec(Table, FeatureConfig):
+    """A feature's entry in YAML: description, configuration and tests of a .sql or .py file of that name."""
+
+
+# models/
+
+
+class LabelSpec(Spec):
+    """The column to predict, and when it becomes known (a column or a SQL expression over the rows)."""
+
+    column: str
+    known_at: str | None = None
+
+
+class FeatureUse(Spec):
+    """A feature as a dataset reads it.
+
+    Attributes:
+        feature: its name.
+        on: key column of the feature -> column of the dataset's rows, where the names differ (an entity in a role).
+        prefix: (`as` in YAML) the prefix of its columns in the dataset; by default the feature's name.
+        columns: those to take; by default all but keys and times.
+        ttl: how old a value may be; by default the feature's own.
+    """
+
+    feature: Name
+    on: dict[str, str] = Field(default_factory=dict)
+    prefix: Name | None = Field(default=None, alias="as")
+    columns: tuple[str, ...] = ()
+    ttl: Duration | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"feature": value}
+        if isinstance(value, dict) and len(value) == 1 and "feature" not in value:
+            name, options = next(iter(value.items()))
+            if not isinstance(options, dict):
+                raise ValueError(f"{name} takes named options, as in {name}: {{on: {{key: column}}}}")
+            return {"feature": name, **options}
+        return value
+
+
+class DatasetBody(Spec):
+    """What a dataset is made of; may stand inline in a model."""
+
+    rows: Name
+    key: str
+    columns: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    at: str | None = None
+    label: LabelSpec | None = None
+    features: tuple[FeatureUse, ...] = ()
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _label_by_name(cls, value: Any) -> Any:
+        return {"column": value} if isinstance(value, str) else value
+
+
+class DatasetSpec(Described, DatasetBody):
+    """A dataset: rows to predict for, the moment of prediction, the label, and the features as of that moment.
+
+    `columns` are inputs; `keep` are carried for slices and splits but are no inputs, as are the features' keys.
+    """
+
+
+class Preprocess(Spec):
+    """What is done to inputs before an estimator sees them, fitted on training rows only.
+
+    Absent keys take what the trainer needs.
+    """
+
+    numeric: Literal["standardize", "none"] | None = None
+    categorical: Literal["one_hot", "ordinal"] | None = None
+    impute: Literal["mean", "median", "zero", "none"] | None = None
+    min_frequency: int = Field(default=1, ge=1)
+
+
+class ModelSpec(Described):
+    """A model: a dataset, a task and a trainer."""
+
+    dataset: Name | DatasetBody
+    task: Task
+    trainer: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    threads: int = Field(default=1, ge=1, le=256)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+
+# pipelines/
+
+
+class SplitSpec(Spec):
+    """How rows fall into training, validation and test parts.
+
+    by time: `test` and `validation` are dates, or `last 60d` before as_of and `60d` before the test part.
+    by entity, random: they are shares between 0 and 1, drawn from a hash of the entity's or the row's key and the seed.
+    """
+
+    by: Literal["time", "entity", "random"]
+    test: str | float
+    validation: str | float
+    entity: Name | None = None
+    gap: Duration | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_form(self) -> SplitSpec:
+        if (self.by == "entity") != (self.entity is not None):
+            raise ValueError("by: entity needs `entity`, and no other split takes it")
+        for name in ("test", "validation"):
+            value = getattr(self, name)
+            if self.by == "time":
+                if not isinstance(value, str) or not _is_part(value, relative=rf"{'last ' if name == 'test' else ''}\S+"):
+                    example = "last 60d" if name == "test" else "60d"
+                    raise ValueError(f"{name} of a split by time is {example} or a date such as 2013-11-01")
+            elif isinstance(value, str) or not 0 < value < 1:
+                raise ValueError(f"{name} of a split by {self.by} is a share between 0 and 1, such as 0.2")
+        if self.by != "time":
+            if float(self.test) + float(self.validation) >= 1:
+                raise ValueError("test and validation together leave nothing to train on")
+            if self.gap is not None:
+                raise ValueError("only a split by time takes a gap")
+        return self
+
+
+def _is_part(value: str, *, relative: str) -> bool:
+    if re.fullmatch(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?", value):
+        return True
+    if re.fullmatch(relative, value) is None:
+        return False
+    try:
+        parse_duration_us(value.removeprefix("last "))
+    except ValueError:
+        return False
+    return True
+
+
+class EvaluateSpec(Spec):
+    """Metrics, the first of which chooses the model, and columns by whose values they are sliced."""
+
+    metrics: tuple[str, ...] = Field(min_length=1)
+    slices: tuple[str, ...] = ()
+
+
+class PipelineSpec(Described):
+    """A pipeline: the policy by which models become versions."""
+
+    models: tuple[Name, ...] = Field(min_length=1)
+    split: SplitSpec
+    evaluate: EvaluateSpec
+    gates: tuple[str, ...] = ()
+    refit: Literal["none", "all"] = "none"
+
+
+# the files
+
+
+class FeaturesFile(Spec):
+    """A YAML file in features/."""
+
+    sources: tuple[SourceSpec, ...] = ()
+    entities: tuple[EntitySpec, ...] = ()
+    features: tuple[FeatureSpec, ...] = ()
+
+
+class ModelsFile(Spec):
+    """A YAML file in models/."""
+
+    datasets: tuple[DatasetSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
+
+
+class PipelinesFile(Spec):
+    """A YAML file in pipelines/."""
+
+    pipelines: tuple[PipelineSpec, ...] = ()
+
+
+class SqlTestSpec(Described):
+    """A SQL test's configuration, from its `config()`: rows that the query returns are failures."""
+
+    severity: Severity = "error"
+
+
+class SqlTestConfig(Spec):
+    """What `config()` of a file in tests/ takes."""
+
+    severity: Severity = "error"
+    tags: tuple[str, ...] = ()
+    description: str = ""
+
+
+class TestsFile(Spec):
+    """A YAML file in tests/: severity and description of the SQL tests beside it."""
+
+    tests: tuple[SqlTestSpec, ...] = ()

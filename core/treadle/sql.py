@@ -1,0 +1,507 @@
+"""What a rendered SELECT reads, whether it may, and its identity.
+
+    Rendered  ->  tokens (positions, identity)  ->  syntax tree (tables and their scopes)  ->  Query
+
+The text that runs is always the user's own; sqlglot's tree is only looked at. Identity is taken from the tokens,
+each with its exact text, because a tree forgets what DuckDB keeps: the case of a column's name, the digits of a
+number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+
+from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import ParseError, TokenError
+from sqlglot.tokenizer_core import Token
+
+from treadle.errors import Location, Problem, ProjectError
+from treadle.names import close_match
+from treadle.sqlwords import KEYWORDS, READERS, TABLE_FUNCTIONS, VOLATILE_FUNCTIONS, VOLATILE_WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from treadle.render import Rendered
+
+_DUCKDB = Dialect.get_or_raise("duckdb")
+_STARTS = frozenset(("SELECT", "WITH", "FROM", "VALUES", "PIVOT", "UNPIVOT", "TABLE", "("))
+_STATEMENTS = frozenset(
+    [
+        "ALTER",
+        "ANALYZE",
+        "ATTACH",
+        "BEGIN",
+        "CALL",
+        "CHECKPOINT",
+        "COMMENT",
+        "COMMIT",
+        "COPY",
+        "CREATE",
+        "DEALLOCATE",
+        "DELETE",
+        "DESC",
+        "DESCRIBE",
+        "DETACH",
+        "DROP",
+        "EXECUTE",
+        "EXPLAIN",
+        "EXPORT",
+        "IMPORT",
+        "INSERT",
+        "INSTALL",
+        "LOAD",
+        "MERGE",
+        "PRAGMA",
+        "PREPARE",
+        "REINDEX",
+        "RESET",
+        "ROLLBACK",
+        "SET",
+        "SHOW",
+        "SUMMARIZE",
+        "TRUNCATE",
+        "UPDATE",
+        "UPSERT",
+        "USE",
+        "VACUUM",
+    ]
+)
+_CHANGES = (
+    exp.DML,
+    exp.DDL,
+    exp.Into,
+    exp.Command,
+    exp.Drop,
+    exp.Set,
+    exp.Copy,
+    exp.Attach,
+    exp.Pragma,
+    exp.Merge,
+)
+_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?$:]+")
+_PATH = re.compile(r"[./*:]")
+_PLAIN = frozenset("()[]{},;")
+_OPENING = frozenset("([{")
+_CLOSING = frozenset(")]}")
+_BEFORE_TABLE = frozenset(("FROM", "JOIN", ",", "(", ".", "LATERAL"))
+_FOLDED = KEYWORDS | {"PARTITION", "OVER", "INTERVAL", "RECURSIVE"}
+_WATCHED = READERS | VOLATILE_FUNCTIONS | VOLATILE_WORDS | {"age"}
+MAX_DEPTH = 100
+MAX_OPEN_JOINS = 8
+
+_Locate: TypeAlias = "Callable[[int], Location]"
+_GAP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One SELECT that may run.
+
+    Attributes:
+        text: the rendered SQL from its first character to its last token, without a semicolon.
+        tokens: SHA-256, as hex, of its tokens: equal when only comments, layout or keywords' case differ.
+        refs: the logical names that it may read, in the order of their first use.
+    """
+
+    text: str
+    tokens: str
+    refs: tuple[str, ...]
+
+
+class _Token(NamedTuple):
+    """A token with its exact text; `upper` is the same in upper case."""
+
+    text: str
+    start: int
+    end: int
+    upper: str
+
+    @property
+    def is_word(self) -> bool:
+        return self.text[0].isalpha() or self.text[0] == "_"
+
+    @property
+    def name(self) -> str:
+        """The name that an identifier stands for, in lower case; the token's text for all else."""
+        text = self.text
+        return text[1:-1].replace('""', '"').lower() if text[0] == '"' else text.lower()
+
+
+def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
+    """Check a rendered SELECT and return it with its identity.
+
+    Args:
+        rendered: the file after rendering.
+        path: the file, relative to the project's root.
+        volatile: whether it may call functions whose result depends on more than the data.
+
+    Raises:
+        ProjectError: with everything that is wrong with the query.
+    """
+    text = rendered.text
+    locate = _locator(rendered, path)
+    raw = _tokenize(text, locate)
+    tokens = _read_statement(text, raw, locate)
+    tree = _parse(text, raw[: len(tokens)], locate)
+    problems = [*_check_kind(tree, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
+    problems += _check_tables(tree, rendered.refs, text, locate)
+    problems += [] if volatile else _check_samples(tree, tokens, locate)
+    if problems:
+        unique = {(problem.code, problem.where, problem.what): problem for problem in problems}
+        raise ProjectError(sorted(unique.values(), key=lambda one: one.where or Location(path)))
+    return Query(text=text[: tokens[-1].end], tokens=digest_tokens(text, tokens), refs=rendered.refs)
+
+
+def _locator(rendered: Rendered, path: str) -> _Locate:
+    """Return what turns an offset in the rendered text into a place in the user's file."""
+
+    def locate(offset: int) -> Location:
+        before = rendered.text[:offset]
+        found = rendered.locate(before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
+        return Location(path, found.line, found.column, found.text)
+
+    return locate
+
+
+# tokens
+
+
+def _tokenize(text: str, locate: _Locate) -> list[Token]:
+    """Return sqlglot's tokens, without semicolons before the first."""
+    try:
+        raw = _DUCKDB.tokenize(text)
+    except TokenError:
+        raise ProjectError(_not_closed(text, locate)) from None
+    first = next((number for number, token in enumerate(raw) if text[token.start] != ";"), len(raw))
+    return raw[first:]
+
+
+def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_Token]:
+    """Return the tokens of the one statement of `text`, without its semicolon."""
+    tokens = []
+    for one in raw:
+        part = text[one.start : one.end + 1]
+        tokens.append(_Token(part, one.start, one.end + 1, part.upper()))
+    if not tokens:
+        fix = "write one SELECT, or delete the file"
+        raise ProjectError(Problem("TR208", "the file holds no query", locate(0), fix=fix))
+    if problem := _wrong_start(tokens[0], locate):
+        raise ProjectError(problem)
+    end = next((number for number, token in enumerate(tokens) if token.text == ";"), len(tokens))
+    more = [token for token in tokens[end:] if token.text != ";"]
+    if more:
+        where = locate(more[0].start)
+        why = "a second statement starts here"
+        fix = "keep one, and make files of their own of the others"
+        raise ProjectError(Problem("TR208", "the file holds more than one query", where, why, fix=fix))
+    deepest = max(accumulate((one.text in _OPENING) - (one.text in _CLOSING) for one in tokens[:end]))
+    if deepest > MAX_DEPTH:
+        why = f"brackets are nested more than {MAX_DEPTH} deep"
+        raise ProjectError(_syntax_problem(locate(tokens[0].start), why))
+    if where := _open_join(tokens[:end]):
+        why = f"{MAX_OPEN_JOINS} joins wait for their ON or USING"
+        raise ProjectError(_syntax_problem(locate(where.start), why))
+    return tokens[:end]
+
+
+def _open_join(tokens: Sequence[_Token]) -> _Token | None:
+    """Return the join that is one too many without ON or USING; sqlglot tries all ways to nest such joins."""
+    open_joins = [0]
+    for number, token in enumerate(tokens):
+        if token.text == "(":
+            open_joins.append(0)
+        elif token.text == ")" and len(open_joins) > 1:
+            open_joins.pop()
+        elif token.upper == "JOIN" and tokens[number - 1].upper not in ("CROSS", "NATURAL", "POSITIONAL"):
+            open_joins[-1] += 1
+            if open_joins[-1] > MAX_OPEN_JOINS:
+                return token
+        elif token.upper in ("ON", "USING"):
+            open_joins[-1] = max(0, open_joins[-1] - 1)
+        elif token.upper in ("SELECT", "FROM", "WHERE"):
+            open_joins[-1] = 0
+    return None
+
+
+def _wrong_start(token: _Token, locate: _Locate) -> Problem | None:
+    word = token.upper
+    if word in _STARTS:
+        return None
+    if word in _STATEMENTS:
+        fix = "write the SELECT alone; Treadle makes the table"
+        return Problem("TR208", f"{word} is no query", locate(token.start), fix=fix)
+    why = f"found {token.text[:40]} where a query starts"
+    return _syntax_problem(locate(token.start), why, close_match(word, _STARTS))
+
+
+def _syntax_problem(where: Location, why: str, suggestion: str | None = None) -> Problem:
+    return Problem("TR204", "the SQL does not parse", where, why, suggestion or "", "correct the SQL there")
+
+
+def _not_closed(text: str, locate: _Locate) -> Problem:
+    """Find the quote or comment that is never closed: the last opening one that no pattern consumes."""
+    whole = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$"""
+    opening = re.compile(rf"{whole}|(?P<open>['\"]|/\*|\$\w*\$)", re.DOTALL)
+    for match in opening.finditer(text):
+        if match["open"]:
+            return _syntax_problem(locate(match.start()), f"{match['open']} is opened and never closed")
+    return _syntax_problem(locate(0), "a quote or comment is never closed")
+
+
+def digest_tokens(text: str, tokens: Sequence[_Token]) -> str:
+    """Return the SHA-256 of tokens, as hex.
+
+    Each token counts with its exact text, except that a keyword counts in upper case. Whether two tokens touch
+    counts where that can change what DuckDB reads (`1_000` and `1 _000`, `<->` and `< ->`).
+    """
+    parts = []
+    for number, token in enumerate(tokens):
+        word = token.upper if token.upper in _FOLDED and _is_keyword(tokens, number) else token.text
+        if number:
+            parts.append(_glue(text, tokens[number - 1], token))
+        parts.append(f"{len(word)}:{word}\n")
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _glue(text: str, before: _Token, token: _Token) -> str:
+    """Return what of the gap between two tokens is part of the query's meaning."""
+    gap = text[before.end : token.start]
+    if gap == " " or (not gap and (token.text in _PLAIN or before.text in _PLAIN)):
+        return ""
+    if not gap:
+        left, right = before.text[-1], token.text[0]
+        wordish = _is_wordish(left) and _is_wordish(right)
+        number = (left == "." and right.isdigit()) or (left.isdigit() and right == ".")
+        parameter = left in "#$?@" and _is_wordish(right)
+        operator = _OPERATOR.fullmatch(before.text + token.text) is not None and not (
+            token.text in ("-", "+") and not re.search(r"[~!@#%^&|`?$]", before.text)
+        )
+        return "+" if wordish or number or parameter or operator else ""
+    return "" if _GAP.fullmatch(gap) else gap
+
+
+def _is_wordish(character: str) -> bool:
+    return character.isalnum() or character in "_'\"$"
+
+
+def _is_keyword(tokens: Sequence[_Token], number: int) -> bool:
+    """Return whether a word is surely a keyword, so that its case means nothing."""
+    word = tokens[number].upper
+    before = tokens[number - 1].upper if number else ""
+    after = [token.upper for token in tokens[number + 1 : number + 4]] + ["", "", ""]
+    if before in ("AS", ".", "::") or after[0] in (":=", "=>"):
+        return False
+    if word in KEYWORDS:
+        return True
+    if word == "PARTITION":
+        return after[0] == "BY"
+    if word == "OVER":
+        opens = after[1] in ("ORDER", ")") or after[1:3] == ["PARTITION", "BY"]
+        return before == ")" and after[0] == "(" and opens
+    if word == "INTERVAL":
+        return after[0][:1].isdigit() or after[0][:1] == "'"
+    if word == "RECURSIVE":
+        return before == "WITH" and after[0] not in ("AS", "(", "USING", ",")
+    return False
+
+
+# the syntax tree
+
+
+def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expression:
+    try:
+        found = _DUCKDB.parser().parse(raw, text)
+    except ParseError as error:
+        report = error.errors[0] if error.errors else {}
+        spots = [one.start for one in raw if (one.line, one.col) == (report.get("line"), report.get("col"))]
+        start = spots[0] if spots else 0
+        why = _plain(report, ends=start == raw[-1].start)
+        raise ProjectError(_syntax_problem(locate(start), why)) from None
+    except RecursionError:
+        raise ProjectError(_syntax_problem(locate(0), "it is nested too deeply")) from None
+    return cast("exp.Expression", found[0])
+
+
+def _plain(report: dict[str, object], *, ends: bool) -> str:
+    """Return a parser's report in plain words."""
+    near = str(report.get("highlight", ""))[:40]
+    what = str(report.get("description", ""))
+    if match := re.match(r"Required keyword: '\w+' missing for <class '[\w.]*?(\w+)'>", what):
+        what = f"something is missing in {match[1].upper()}"
+    elif what.startswith("Invalid expression"):
+        what = "unexpected"
+    elif match := re.match(r"Expect(?:ing|ed) (.+)", what):
+        what = f"expected {match[1]}"
+    place = "at the end, after" if ends and what != "unexpected" else "at"
+    return f"{what} {place} {near}".strip()
+
+
+def _check_kind(tree: exp.Expression, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+    change = next(tree.find_all(*_CHANGES), None)
+    if change is None and isinstance(tree, (exp.Query, exp.Values, exp.Pivot)):
+        return
+    names = {"INTO", "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DROP", "COPY"}
+    token = next((one for one in tokens if one.text.upper() in names), tokens[0])
+    fix = "write the SELECT alone; Treadle makes the table"
+    yield Problem("TR208", f"{token.text.upper()} is no part of a query", locate(token.start), fix=fix)
+
+
+def _check_calls(tokens: Sequence[_Token], locate: _Locate, *, volatile: bool) -> Iterator[Problem]:
+    """Find what reads files and what depends on the moment, wherever it stands, by name."""
+    for number, token in enumerate(tokens):
+        name = token.name
+        if name not in _WATCHED:
+            continue
+        before = tokens[number - 1].upper if number else ""
+        called = _is_called(tokens, number)
+        if called and name in READERS:
+            if name != "glob" or before in _BEFORE_TABLE:  # elsewhere it is an operator
+                yield _reads(name, locate(token.start))
+        elif called and not volatile:
+            if name != "age" or _has_one_argument(tokens, number):  # which counts from today
+                yield _depends(f"{name}()", locate(token.start))
+        elif not volatile and token.is_word and name in VOLATILE_WORDS and before not in (".", "AS"):
+            yield _depends(name, locate(token.start))
+
+
+def _reads(name: str, where: Location) -> Problem:
+    return Problem(
+        "TR207",
+        f"{name}() reads what Treadle cannot see",
+        where,
+        "a query reads sources and features only, so that a change of their data is noticed",
+        fix="describe the file as a source in features/*.yml and write {{ ref('its_name') }}",
+    )
+
+
+def _depends(
+    name: str,
+    where: Location,
+    fix: str = "use {{ as_of }} for the moment of the run, or say volatile='run' or 'day'",
+) -> Problem:
+    return Problem(
+        "TR206",
+        f"{name} gives another result in another run",
+        where,
+        "the result would be kept and taken for the same query's result later",
+        fix=f"{fix} in config()" if "volatile" in fix else fix,
+    )
+
+
+def _is_called(tokens: Sequence[_Token], number: int) -> bool:
+    """Return whether `(` follows a name and makes it a call, not an alias as in `WITH now(x) AS (`."""
+    if (
+        number + 1 >= len(tokens)
+        or tokens[number + 1].text != "("
+        or (number and tokens[number - 1].name == "as")
+    ):
+        return False
+    end = _closing(tokens, number + 1)
+    following = [token.text.upper() for token in tokens[end + 1 : end + 4]]
+    heads = (["AS", "("], ["AS", "MATERIALIZED", "("], ["AS", "NOT", "MATERIALIZED"])
+    return not any(following[: len(head)] == head for head in heads)
+
+
+def _has_one_argument(tokens: Sequence[_Token], number: int) -> bool:
+    end, depth = _closing(tokens, number + 1), 0
+    for token in tokens[number + 1 : end]:
+        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.text == "," and depth == 1:
+            return False
+    return True
+
+
+def _closing(tokens: Sequence[_Token], opening: int) -> int:
+    depth = 0
+    for number in range(opening, len(tokens)):
+        depth += (tokens[number].text == "(") - (tokens[number].text == ")")
+        if depth == 0:
+            return number
+    return len(tokens)
+
+
+def _check_samples(tree: exp.Expression, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+    if any(sample.args.get("seed") is None for sample in tree.find_all(exp.TableSample)):
+        words = ("SAMPLE", "TABLESAMPLE")
+        token = next((one for one in tokens if one.text.upper() in words), tokens[0])
+        yield _depends(
+            "a sample without a seed", locate(token.start), "add repeatable (42), a seed of your choice"
+        )
+
+
+def _check_tables(tree: exp.Expression, refs: Sequence[str], text: str, locate: _Locate) -> Iterator[Problem]:
+    known = {name.lower() for name in refs}
+    for table, scope in _tables(tree):
+        name, where = table.name, locate(_offset(table))
+        if not isinstance(table.this, exp.Identifier):
+            if isinstance(table.this, exp.GenerateSeries):
+                continue
+            called = table.this.name if isinstance(table.this, exp.Anonymous) else _function_name(table.this)
+            if called.lower() not in TABLE_FUNCTIONS | READERS | VOLATILE_FUNCTIONS:
+                yield _reads(called.lower(), locate(_find(text, called)))
+        elif table.db or name.lower() not in known | scope:
+            full = ".".join(part.name for part in table.parts)
+            quoted = text[_offset(table) : _offset(table) + 1]
+            if quoted == "'" or (not table.db and _PATH.search(name)):
+                yield _reads_path(full, where)
+            else:
+                yield _unknown_table(full, where, [*refs, *scope])
+
+
+def _unknown_table(full: str, where: Location, near: Sequence[str]) -> Problem:
+    match = close_match(full, near)
+    return Problem(
+        "TR205",
+        f'table "{full}" is named without ref()',
+        where,
+        "only what ref() names is known to be built before, and rebuilt when it changes",
+        match or "",
+        f"write {{{{ ref('{match or full.rpartition('.')[2]}') }}}}",
+    )
+
+
+def _reads_path(full: str, where: Location) -> Problem:
+    return Problem(
+        "TR207",
+        f"the file '{full}' is read in SQL",
+        where,
+        "a query reads sources and features only, so that a change of their data is noticed",
+        fix="describe the file as a source in features/*.yml and write {{ ref('its_name') }}",
+    )
+
+
+def _tables(tree: exp.Expression) -> Iterator[tuple[exp.Table, frozenset[str]]]:
+    """Yield every table that is named, with the common table expressions it can see, in lower case."""
+    stack: list[tuple[exp.Expression, frozenset[str]]] = [(tree, frozenset())]
+    while stack:
+        node, scope = stack.pop()
+        clause = node.args.get("with_")
+        if isinstance(clause, exp.With):
+            for cte in clause.expressions:
+                name = cte.alias_or_name.lower()
+                stack.append((cte, scope | {name} if clause.args.get("recursive") else scope))
+                scope |= {name}
+        if isinstance(node, exp.Table):
+            yield node, scope
+        stack.extend((child, scope) for child in node.iter_expressions() if child is not clause)
+
+
+def _offset(table: exp.Table) -> int:
+    part = table.parts[0] if table.parts else table
+    start = part.meta.get("start", 0)
+    return start if isinstance(start, int) else 0
+
+
+def _function_name(node: exp.Expression | None) -> str:
+    return node.sql_name() if isinstance(node, exp.Func) else "this function"
+
+
+def _find(text: str, name: str) -> int:
+    match = re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)
+    return match.start() if match else 0

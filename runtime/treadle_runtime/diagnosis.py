@@ -1,0 +1,174 @@
+"""Why a source's file cannot be read: DuckDB's complaint, in terms of the file, its line and the value."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from treadle.errors import Location, Problem
+from treadle_runtime.engine import Connection, escape_glob
+from treadle_runtime.textfile import json_sql, open_file, read_dialect, read_first_row, text_sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from treadle_runtime.sources import Observed
+
+_FILE = re.compile(r"^\s+file = (.*)$", re.MULTILINE)
+_IN_FILE = re.compile(r'[Ff]ile "([^"]+)"')
+_LINE = re.compile(r"CSV Error on Line: (\d+)\nOriginal Line: ?(.*)")
+_CAST = re.compile(r"""converting column "(.*)"\. Could not convert string "(.*)" to '(.*)'""", re.DOTALL)
+_COUNT = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
+_HOLDER = re.compile(r"Conflicting lock is held in (\S+) \(PID (\d+)\)")
+_PREFIX = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
+_MAX_TEXT = 80
+
+
+def explain(
+    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
+) -> Problem:
+    """Return what is wrong with a source's file.
+
+    Args:
+        con: may read the files; they are read again where the message does not tell the place.
+        message: what DuckDB said.
+    """
+    if config["format"] == "csv":
+        return _explain_csv(con, message, config, observed, root)
+    if config["format"] == "json":
+        return _explain_json(con, message, config, observed, root)
+    if holder := _HOLDER.search(message):
+        what = f'the database of source "{observed.name}" is held open by another program'
+        why = f"{observed.parts[0].path}: {holder[1].rsplit('/', 1)[-1]}, process {holder[2]}"
+        fix = "close it there, or export the table to Parquet and read that"
+        return Problem("TR713", what, why=why, fix=fix)
+    return _general(message, observed, root)
+
+
+def _explain_csv(
+    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
+) -> Problem:
+    for part, file in zip(observed.parts, observed.files(root), strict=True):
+        if bad := _find_bad_text(file):
+            fix = f"save it as UTF-8, as in: iconv -f latin1 -t utf-8 {part.path}"
+            return _unreadable(observed, Location(part.path, bad), "the line is not UTF-8 text", fix)
+    if not _LINE.search(message):
+        message = _parse_again(con, config, observed, root) or message
+    if line := _LINE.search(message):
+        where = _place(message, observed, root, int(line[1]), line[2])
+        return _unreadable(observed, where, *_csv_reason(message))
+    if "invalid state" in message:
+        where = _place(message, observed, root)
+        why = "a quote stands where none belongs, or lines end in two ways (\\r\\n and \\n)"
+        return _unreadable(observed, where, why, "write the file anew, with one kind of line ending")
+    return _general(message, observed, root)
+
+
+def _csv_reason(message: str) -> tuple[str, str]:
+    """Return why a line cannot be read, and what to do."""
+    if cast := _CAST.search(message):
+        value = _shorten(cast[2])
+        null = json.dumps([value], ensure_ascii=False)
+        fix = f"correct the value, declare another type, or read it as NULL with `csv: {{null: {null}}}`"
+        return f'column "{cast[1]}": "{value}" is no {cast[3]}', fix
+    if count := _COUNT.search(message):
+        why = f"{count[2]} fields, where the first line has {count[1]}"
+        return why, "correct the line; a value that holds the delimiter needs quotes"
+    if "unterminated quote" in message:
+        return "a quote is not closed", "close it, or say that nothing is quoted with `csv: {quote: ''}`"
+    reason = message.split("\nPossible")[0].strip().splitlines()[-1]
+    return reason, "correct the line"
+
+
+def _parse_again(con: Connection, config: Mapping[str, Any], observed: Observed, root: Path) -> str:
+    """Return the complaint about the first row that has not the form of its file's first; "" when all have."""
+    for part, file in zip(observed.parts, observed.files(root), strict=True):
+        if not part.size:
+            continue
+        dialect = read_dialect(config.get("csv") or {}, file)
+        try:
+            con.execute(
+                text_sql(escape_glob(str(file)), dialect, len(read_first_row(file, dialect)))
+            ).fetchall()
+        except duckdb.Error as error:
+            return str(error)
+    return ""
+
+
+def _explain_json(
+    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
+) -> Problem:
+    for part, file in zip(observed.parts, observed.files(root), strict=True):
+        with suppress(OSError), open_file(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if why := _json_problem(line):
+                    where = Location(part.path, number, text=_shorten(line.decode(errors="replace").strip()))
+                    return _unreadable(observed, where, why, "write one JSON object on each line, as UTF-8")
+    files = [escape_glob(str(file)) for file in observed.files(root)]
+    for column, kind in (config.get("columns") or {}).items():
+        try:
+            con.execute(f"select count(columns(*)) from ({json_sql(files, {column: kind})})").fetchall()
+        except duckdb.Error as error:
+            detail = _PREFIX.sub("", str(error)).splitlines()[0]
+            why = f'column "{column}" is declared as {kind}: {detail.rsplit(": ", 1)[-1]}'
+            fix = "correct the value, or declare another type"
+            return _unreadable(observed, _place(str(error), observed, root), why, fix)
+    return _general(message, observed, root)
+
+
+def _json_problem(line: bytes) -> str:
+    if not line.strip():
+        return ""
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError:
+        return "the line is not UTF-8 text"
+    except json.JSONDecodeError as error:
+        return f"{error.msg[0].lower()}{error.msg[1:]}, at character {error.pos + 1}"
+    return (
+        ""
+        if isinstance(value, dict)
+        else f"the line holds a {_JSON_NAMES.get(type(value), 'value')}, not an object"
+    )
+
+
+_JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
+
+
+def _find_bad_text(file: Path) -> int:
+    """Return the number of the first line that is not UTF-8; 0 when all are."""
+    with suppress(OSError), open_file(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _place(message: str, observed: Observed, root: Path, line: int = 0, text: str = "") -> Location | None:
+    """Return the place in the file that a message names, as people write its path."""
+    named = _FILE.search(message) or _IN_FILE.search(message)
+    for part, file in zip(observed.parts, observed.files(root), strict=True):
+        if len(observed.parts) == 1 or (named and named[1] == str(file)):
+            return Location(part.path, line, text=_shorten(text))
+    return None
+
+
+def _general(message: str, observed: Observed, root: Path) -> Problem:
+    why = _PREFIX.sub("", message).splitlines()[0].replace(f"{root.resolve()}/", "")
+    fix = "check that the file is whole, and that `format` is what it is"
+    return _unreadable(observed, _place(message, observed, root), why, fix)
+
+
+def _unreadable(observed: Observed, where: Location | None, why: str, fix: str) -> Problem:
+    return Problem("TR713", f'source "{observed.name}" cannot be read', where, why, fix=fix)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

@@ -1,0 +1,124 @@
+"""Features as steps: a query on a DuckDB of its own, or a function of the project on polars or Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from treadle.errors import Location, Problem, StepError
+from treadle.pycode import Function
+from treadle.step import Step
+from treadle_runtime import engine, usercode
+from treadle_runtime.engine import Connection
+from treadle_runtime.job import Job, Made, Relation
+from treadle_runtime.types import quote_name, stored_columns
+
+OnConnect = Callable[[Connection], None]
+_ARROW = frozenset({"pa.Table", "pyarrow.Table", "Table"})
+_EAGER = frozenset({"pl.DataFrame", "polars.DataFrame", "DataFrame"})
+
+
+def run_query(job: Job, on_connect: OnConnect) -> Made:
+    """Run a feature's SELECT into part-0.parquet.
+
+    Args:
+        job: of a SQL feature.
+        on_connect: gets the connection, so that it can be interrupted.
+    """
+    step = job.step
+    if step.query is None:
+        raise ValueError(f"{step.id} has no query")
+    threads = int(step.config["threads"])
+    with engine.connect(threads=threads, temp_directory=job.scratch) as con:
+        on_connect(con)
+        create_relations(con, job)
+        what = f'feature "{step.name}"'
+        order_by = _order(step)
+        written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
+    return Made(written.columns, reproducible=threads == 1 and (bool(order_by) or not written.spilled))
+
+
+def run_function(job: Job) -> Made:
+    """Call a feature's function and write what it returns to part-0.parquet."""
+    step, function = job.step, job.step.function
+    if function is None:
+        raise ValueError(f"{step.id} has no function")
+    what = f'feature "{step.name}"'
+    resume = f"correct it and run `treadle build` again; `treadle run {step.id} --pdb` stops at the line"
+    with engine.connect(temp_directory=job.scratch) as con:
+        create_relations(con, job)
+        declared = tuple(path for relation in job.relations for path in relation.paths)
+        arguments = {name: _argument(con, job, name, function) for name in function.parameters}
+        with usercode.blamed(what, job.root, resume), usercode.watching(job.root, declared) as watch:
+            call = usercode.load_function(job.root, function.path, function.name)
+            table = _to_arrow(call(**arguments), what, step.where)
+        usercode.check_unchanged(job.root, job.python, what)
+        order_by = _order(step) or table.column_names[:1]
+        written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=what, where=step.where)
+    return Made(written.columns, notes=watch.notes())
+
+
+def create_relations(con: Connection, job: Job) -> None:
+    """Make every name that the step may use a view, and close the connection to all other files."""
+    allowed = [job.folder, job.scratch]
+    for relation in job.relations:
+        create_relation(con, relation)
+        allowed += [relation.version.folder] if relation.version else list(relation.paths)
+    engine.lock_down(con, allowed)
+
+
+def create_relation(con: Connection, relation: Relation) -> None:
+    """Make one name a view: of a stored version, or of a SELECT over earlier ones."""
+    if relation.version is not None:
+        engine.create_view(con, relation.name, relation.version)
+    else:
+        con.execute(f"create view {quote_name(relation.name)} as {relation.sql}")
+
+
+def _order(step: Step) -> list[str]:
+    """Return what a table is sorted by first: keys and times; nothing for a table that has neither."""
+    times = [step.config[key] for key in ("event_time", "known_at") if step.config[key]]
+    return [*step.config["keys"], *times]
+
+
+def _argument(con: Connection, job: Job, name: str, function: Function) -> Any:
+    """Return a table as the parameter's annotation asks for it: a LazyFrame, unless it says otherwise."""
+    annotation = function.annotations.get(name, "")
+    relation = next(relation for relation in job.relations if relation.name == name)
+    if annotation not in _ARROW | _EAGER and (lazy := _scan(relation)) is not None:
+        return lazy
+    table = con.execute(f"from {quote_name(name)}").to_arrow_table()
+    if annotation in _ARROW:
+        return table
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame if annotation in _EAGER else frame.lazy()
+
+
+def _scan(relation: Relation) -> pl.LazyFrame | None:
+    """Return a version's parts as polars reads them itself, or None where a stored form must be cast back."""
+    version = relation.version
+    if version is None:
+        return None
+    paths = [version.folder / part.name for part in version.parts if part.name.endswith(".parquet")]
+    stored = stored_columns((column.name, column.type) for column in version.columns)
+    if not paths or any(column.read != quote_name(column.name) for column in stored):
+        return None
+    return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+
+
+def _to_arrow(result: object, what: str, where: Location) -> pa.Table:
+    match result:
+        case pl.LazyFrame():
+            return result.collect().to_arrow()
+        case pl.DataFrame():
+            return result.to_arrow()
+        case pa.Table():
+            return result
+        case pa.RecordBatchReader():
+            return result.read_all()
+    why = f"it returned a {type(result).__name__}"
+    fix = "return a polars LazyFrame or DataFrame, or an Arrow table"
+    raise StepError(Problem("TR714", f"{what} returned no table", where, why, fix=fix))

@@ -1,0 +1,87 @@
+"""What a step is given to run, and what it gives back: plain values that travel to worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from treadle.step import Step
+from treadle_runtime.sources import Observed
+from treadle_runtime.store import Column, Version
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What a logical name stands for while a step runs: a stored version, or a SELECT over earlier relations.
+
+    Attributes:
+        name: as SQL names it.
+        version: the stored version; None for a view and for a source that is read in place.
+        sql: the SELECT otherwise.
+        paths: the files that the SELECT reads by itself.
+    """
+
+    name: str
+    version: Version | None = None
+    sql: str = ""
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """The champion that a candidate is judged against: its held-out twin and what that was trained on."""
+
+    number: int
+    twin: Version
+    dataset: Version
+    split: Version
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step to run.
+
+    Attributes:
+        step: what to run.
+        root: the project's folder.
+        folder: where the result's files go; it exists and is empty.
+        scratch: a folder for temporary files of DuckDB.
+        relations: what names stand for, each after those it reads.
+        versions: step id -> version, of the inputs that have one.
+        observed: for a source, its parts.
+        python: path -> sha256 of the text of each Python file that the step's fingerprint covers.
+        log: the file that gets what user code prints; None leaves it on the terminal.
+        as_of: ISO 8601 in UTC, or `newest`.
+        opponent: for `validate`, the champion.
+    """
+
+    step: Step
+    root: Path
+    folder: Path
+    scratch: Path
+    relations: tuple[Relation, ...] = ()
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    observed: Observed | None = None
+    python: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+    as_of: str = "newest"
+    opponent: Opponent | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step made, besides the files in its folder.
+
+    Attributes:
+        columns: of a table; empty otherwise.
+        info: what the step tells; JSON, without times and run ids.
+        reproducible: whether the same step would write the same bytes again.
+        notes: what a person should look at; not stored.
+    """
+
+    columns: tuple[Column, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    reproducible: bool = True
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,118 @@
+"""Plan -> jobs: gather for each step what its names stand for, and what it must find unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from treadle.plan import Plan
+from treadle.step import Step
+from treadle_runtime import sources, usercode
+from treadle_runtime.job import Job, Opponent, Relation
+from treadle_runtime.registry import Registry
+from treadle_runtime.sources import Observed
+from treadle_runtime.store import Store, Version
+
+
+class JobMaker:
+    """Makes the jobs of one project.
+
+    Args:
+        root: the project's folder.
+        store: where the inputs' versions stand.
+        registry: knows the champions.
+        observed: source name -> its parts, as planned with.
+        python: path -> text of the project's Python files, as compiled.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: Store,
+        registry: Registry,
+        observed: Mapping[str, Observed],
+        python: Mapping[str, str],
+    ) -> None:
+        self.root, self.store, self.registry = root, store, registry
+        self.observed, self.python = observed, python
+
+    def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
+        """Return the job of a step whose inputs are built."""
+        return Job(
+            step=step,
+            root=self.root,
+            folder=folder,
+            scratch=scratch,
+            relations=tuple(self.relations(plan, step).values()),
+            versions={parent: version for parent in step.inputs if (version := self.version(plan, parent))},
+            observed=self.observed.get(step.id),
+            python=self._files(step),
+            log=log,
+            as_of=plan.as_of,
+            opponent=self._opponent(plan, step) if step.kind == "validate" else None,
+        )
+
+    def version(self, plan: Plan, step_id: str) -> Version | None:
+        """Return the stored version of a step, as planned; None for a view, a source in place, and what is not built."""
+        return self.store.read(plan.identities[step_id].fingerprint)
+
+    def relations(self, plan: Plan, step: Step) -> dict[str, Relation]:
+        """Return what the names in a step stand for, each after those that it reads."""
+        found: dict[str, Relation] = {}
+        for parent in step.inputs:
+            self._add_relation(plan, plan.graph[parent], found)
+        return found
+
+    def relation(self, plan: Plan, step: Step) -> dict[str, Relation]:
+        """Return what a step's own name stands for, after all that is needed to read it."""
+        found: dict[str, Relation] = {}
+        self._add_relation(plan, step, found)
+        return found
+
+    def _add_relation(self, plan: Plan, step: Step, found: dict[str, Relation]) -> None:
+        if step.name in found or step.kind not in ("source", "feature", "dataset", "evaluate"):
+            return
+        if step.is_inline and step.query is not None:
+            for parent in step.inputs:
+                self._add_relation(plan, plan.graph[parent], found)
+            found[step.name] = Relation(step.name, sql=step.query.text)
+        elif step.kind == "source" and sources.in_place(step.config):
+            observed = self.observed[step.id]
+            config = {"name": step.name, **step.config, **step.settings}
+            sql = sources.read_sql(config, observed, self.root)
+            found[step.name] = Relation(step.name, sql=sql, paths=tuple(observed.files(self.root)))
+        elif (version := self.version(plan, step.id)) is not None:
+            found[step.name] = Relation(step.name, version)
+
+    def check_unchanged(self, plan: Plan, step: Step) -> None:
+        """Make sure that the files that a step read in place are still those of the plan.
+
+        Raises:
+            StepError: TR711.
+        """
+        for name, relation in self.relations(plan, step).items():
+            if relation.paths:
+                sources.check_unchanged(self.observed[name], self.root)
+
+    def has_passed(self, plan: Plan, step_id: str) -> bool:
+        """Return whether a step outside of this run lets those pass that wait for it."""
+        if plan.graph[step_id].kind == "test":
+            return True
+        version = self.version(plan, step_id)
+        return version is not None and version.info.get("passed", True) is True
+
+    def _files(self, step: Step) -> dict[str, str]:
+        if step.function is None:
+            return {}
+        paths = {part.partition(":")[0] for part in step.code} & set(self.python)
+        return {path: usercode.text_digest(self.python[path]) for path in sorted(paths)}
+
+    def _opponent(self, plan: Plan, step: Step) -> Opponent | None:
+        champion = plan.champions.get(step.pipeline)
+        if champion is None:
+            return None
+        known = self.registry.version(step.pipeline, champion.number, env=plan.graph.environment)
+        twin, dataset, split = (self.store.read(fp) for fp in (known.twin, known.dataset, known.split))
+        if twin is None or dataset is None or split is None:
+            return None
+        return Opponent(champion.number, twin, dataset, split)

@@ -1,0 +1,497 @@
+"""What Treadle remembers between commands: `.treadle/state.db`.
+
+    start_run -> record_version, record_step ... -> publish (one durable transaction) -> finish_run
+
+Versions themselves live in the store; the state indexes them and holds the environments' maps, the runs and
+the registry.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from treadle_runtime.statefile import StateFile
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+SCHEMA = """
+CREATE TABLE versions (
+  fingerprint TEXT PRIMARY KEY, step TEXT NOT NULL, kind TEXT NOT NULL, components TEXT NOT NULL,
+  rows INTEGER NOT NULL, bytes INTEGER NOT NULL, seconds REAL NOT NULL, run_id TEXT, created_at TEXT NOT NULL,
+  summary TEXT NOT NULL, reproducible INTEGER NOT NULL
+) STRICT;
+CREATE TABLE environments (
+  env TEXT NOT NULL, step TEXT NOT NULL, fingerprint TEXT NOT NULL, PRIMARY KEY (env, step)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE runs (
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, env TEXT NOT NULL, command TEXT NOT NULL, as_of TEXT,
+  started_at TEXT NOT NULL, finished_at TEXT, status TEXT NOT NULL
+) STRICT;
+CREATE TABLE run_steps (
+  run_id TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE, step TEXT NOT NULL, fingerprint TEXT,
+  status TEXT NOT NULL, seconds REAL NOT NULL, message TEXT NOT NULL, PRIMARY KEY (run_id, step)
+) STRICT;
+CREATE TABLE publications (
+  id INTEGER PRIMARY KEY, env TEXT NOT NULL, run_id TEXT NOT NULL REFERENCES runs (id), at TEXT NOT NULL,
+  changes TEXT NOT NULL
+) STRICT;
+CREATE TABLE source_parts (
+  path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  inode INTEGER NOT NULL, digest TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE model_versions (
+  pipeline TEXT NOT NULL, number INTEGER NOT NULL, model TEXT NOT NULL,
+  choose TEXT NOT NULL, twin TEXT NOT NULL, shipped TEXT NOT NULL, validate TEXT NOT NULL,
+  evaluate TEXT NOT NULL, split TEXT NOT NULL, dataset TEXT NOT NULL, champion_input INTEGER,
+  metrics TEXT NOT NULL, passed INTEGER NOT NULL, created_at TEXT NOT NULL,
+  run_id TEXT NOT NULL REFERENCES runs (id),
+  PRIMARY KEY (pipeline, number), UNIQUE (pipeline, validate, shipped)
+) STRICT;
+CREATE TABLE aliases (
+  env TEXT NOT NULL, pipeline TEXT NOT NULL, alias TEXT NOT NULL, number INTEGER NOT NULL,
+  PRIMARY KEY (env, pipeline, alias),
+  FOREIGN KEY (pipeline, number) REFERENCES model_versions (pipeline, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE alias_history (
+  id INTEGER PRIMARY KEY, env TEXT NOT NULL, pipeline TEXT NOT NULL, alias TEXT NOT NULL,
+  old INTEGER, new INTEGER NOT NULL, forced INTEGER NOT NULL, at TEXT NOT NULL
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (SCHEMA,)
+"""In the order in which they are applied; never edited once released."""
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """What is known of a version without opening it.
+
+    Attributes:
+        components: what its fingerprint was made of: code, configuration, inputs, distributions.
+        summary: what the step tells in one line, as JSON.
+    """
+
+    fingerprint: str
+    step: str
+    kind: str
+    components: Mapping[str, Any]
+    rows: int
+    bytes: int
+    seconds: float
+    run_id: str | None
+    created_at: str
+    summary: Mapping[str, Any]
+    reproducible: bool
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What became of one step in one run; `seconds` is what it took then, `message` may be empty."""
+
+    step: str
+    fingerprint: str | None
+    status: str
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of a command; its status is `running`, `interrupted`, or what the command ended with."""
+
+    id: str
+    env: str
+    command: str
+    as_of: str | None
+    started_at: str
+    finished_at: str | None
+    status: str
+    steps: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """One file of a source as it was found.
+
+    Attributes:
+        path: relative to the project's root with `/`, or absolute when the file lies outside it.
+        digest: sha256 of its content, hex.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that went through a pipeline, by the fingerprints of the steps that made and judged it.
+
+    Attributes:
+        twin: the train step of the chosen model, which never saw the test rows.
+        shipped: the refit, or the twin where nothing is refitted.
+        champion_input: the number that was champion when the gates were applied; None when there was none.
+        metrics: the twin's metrics on the test rows.
+        passed: whether every gate passed; a candidate that failed gets a number and no alias.
+    """
+
+    pipeline: str
+    model: str
+    choose: str
+    twin: str
+    shipped: str
+    validate: str
+    evaluate: str
+    split: str
+    dataset: str
+    champion_input: int | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A candidate's number in the registry, and whether it was given now."""
+
+    pipeline: str
+    number: int
+    is_new: bool
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication changed: step id -> (fingerprint before, after), None where there was or is none."""
+
+    changes: Mapping[str, tuple[str | None, str | None]]
+    registered: tuple[Registered, ...]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An entry of an environment's history."""
+
+    env: str
+    run_id: str
+    at: str
+    changes: Mapping[str, tuple[str | None, str | None]]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class State(StateFile):
+    """The open state; may be used by several threads, and by several processes at once.
+
+    Args:
+        path: `.treadle/state.db`.
+        clock: what time it is, with a time zone.
+        mounts, migrations: see `StateFile`, whose errors every method may raise.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], datetime] = _now,
+        mounts: str | None = None,
+        migrations: Sequence[str] = MIGRATIONS,
+    ) -> None:
+        super().__init__(path, migrations=migrations, mounts=mounts)
+        self.clock = clock
+        self._held: dict[str, int] = {}
+        self._runs = path.parent / "runs"
+        self._runs.mkdir(exist_ok=True)
+
+    def close(self) -> None:
+        """Close the file; runs of this process that were not finished count as interrupted from now on."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+        super().close()
+
+    def now(self) -> str:
+        """Return the clock's time as ISO 8601 text in UTC."""
+        return self.clock().astimezone(UTC).isoformat(timespec="microseconds")
+
+    # versions
+
+    def record_version(
+        self,
+        fingerprint: str,
+        *,
+        step: str,
+        kind: str,
+        components: Mapping[str, Any],
+        rows: int = 0,
+        bytes: int = 0,  # noqa: A002 the word that versions use
+        seconds: float = 0.0,
+        run_id: str | None = None,
+        summary: Mapping[str, Any] | None = None,
+        reproducible: bool = True,
+    ) -> None:
+        """Record a version that the store holds; a later record of it replaces an earlier one."""
+        values = (fingerprint, step, kind, _dump(components), rows, bytes, seconds, run_id, self.now())
+        with self.transaction() as con:
+            con.execute(
+                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, _dump(summary or {}), int(reproducible)),
+            )
+
+    def version(self, fingerprint: str) -> VersionRecord | None:
+        """Return what is recorded of a version, or None."""
+        rows = self.read("SELECT * FROM versions WHERE fingerprint = ?", (fingerprint,))
+        if not rows:
+            return None
+        found = dict(rows[0])
+        for name in ("components", "summary"):
+            found[name] = json.loads(found[name])
+        return VersionRecord(**{**found, "reproducible": bool(found["reproducible"])})
+
+    def identities(self, fingerprints: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Return fingerprint -> its components, for those that are recorded."""
+        wanted = "SELECT value FROM json_each(?)"
+        query = f"SELECT fingerprint, components FROM versions WHERE fingerprint IN ({wanted})"
+        rows = self.read(query, (json.dumps(list(fingerprints)),))
+        return {row["fingerprint"]: json.loads(row["components"]) for row in rows}
+
+    def in_use(self) -> set[str]:
+        """Return the fingerprints that an environment or a model version stands on."""
+        found = {row[0] for row in self.read("SELECT fingerprint FROM environments")}
+        columns = "choose, twin, shipped, validate, evaluate, split, dataset"
+        for row in self.read(f"SELECT {columns} FROM model_versions"):
+            found.update(row)
+        return found
+
+    def forget(self, fingerprints: Iterable[str]) -> None:
+        """Remove the records of versions that the store no longer holds."""
+        with self.transaction() as con:
+            con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
+
+    # runs
+
+    def start_run(self, env: str, command: str, *, as_of: str | None = None) -> str:
+        """Begin a run, which lives no longer than this process; return its id, as in 20261123T211649-ab12."""
+        with self.transaction() as con:
+            self._sweep(con)
+            run_id, fd = self._claim_run()
+            self._held[run_id] = fd
+            columns = "id, env, command, as_of, started_at, status"
+            values = (run_id, env, command, as_of, self.now(), "running")
+            con.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+        return run_id
+
+    def _claim_run(self) -> tuple[str, int]:
+        while True:
+            run_id = f"{self.clock().astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+            if self.read("SELECT 1 FROM runs WHERE id = ?", (run_id,)):
+                continue
+            try:
+                fd = os.open(self._lock_file(run_id), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            except FileExistsError:
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            return run_id, fd
+
+    def _sweep(self, con: sqlite3.Connection) -> None:
+        """Settle the runs whose process died; new lock files appear under SQLite's write lock only."""
+        for (run_id,) in con.execute("SELECT id FROM runs WHERE status = 'running'").fetchall():
+            if not self._is_alive(run_id):
+                con.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (run_id,))
+        for file in self._runs.glob("*.lock"):
+            if not self._is_alive(file.stem):
+                file.unlink(missing_ok=True)
+
+    def _lock_file(self, run_id: str) -> Path:
+        return self._runs / f"{run_id}.lock"
+
+    def _is_alive(self, run_id: str) -> bool:
+        try:
+            fd = os.open(self._lock_file(run_id), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def record_step(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        status: str,
+        fingerprint: str | None = None,
+        seconds: float = 0.0,
+        message: str = "",
+    ) -> None:
+        """Record what became of a step in a run; a later record of the same step replaces the earlier one."""
+        with self.transaction() as con:
+            con.execute(
+                "INSERT OR REPLACE INTO run_steps VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, step, fingerprint, status, seconds, message),
+            )
+
+    def finish_run(self, run_id: str, status: str) -> None:
+        """End a run that this process began."""
+        with self.transaction() as con:
+            query = "UPDATE runs SET status = ?, finished_at = ? WHERE id = ?"
+            con.execute(query, (status, self.now(), run_id))
+        fd = self._held.pop(run_id, None)
+        if fd is not None:
+            self._lock_file(run_id).unlink(missing_ok=True)
+            os.close(fd)
+
+    def runs(self, limit: int = 20) -> list[RunRecord]:
+        """Return the newest runs, newest first, without their steps."""
+        rows = self.read("SELECT * FROM runs ORDER BY number DESC LIMIT ?", (limit,))
+        return [self._run(row) for row in rows]
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """Return a run with its steps in the order in which they ended, or None."""
+        rows = self.read("SELECT * FROM runs WHERE id = ?", (run_id,))
+        columns = "step, fingerprint, status, seconds, message"
+        steps = self.read(f"SELECT {columns} FROM run_steps WHERE run_id = ? ORDER BY rowid", (run_id,))
+        return self._run(rows[0], tuple(StepRecord(**dict(row)) for row in steps)) if rows else None
+
+    def _run(self, row: sqlite3.Row, steps: tuple[StepRecord, ...] = ()) -> RunRecord:
+        found = dict(row)
+        del found["number"]
+        if found["status"] == "running" and not self._is_alive(found["id"]):
+            # It may have ended between the two looks: the row is read again.
+            found["status"] = self.read("SELECT status FROM runs WHERE id = ?", (found["id"],))[0][0]
+            if found["status"] == "running":
+                found["status"] = "interrupted"
+        return RunRecord(**found, steps=steps)
+
+    # environments
+
+    def environment(self, env: str) -> dict[str, str]:
+        """Return step id -> fingerprint, as last published in an environment."""
+        rows = self.read("SELECT step, fingerprint FROM environments WHERE env = ? ORDER BY step", (env,))
+        return {row["step"]: row["fingerprint"] for row in rows}
+
+    def publish(
+        self,
+        env: str,
+        run_id: str,
+        mapping: Mapping[str, str],
+        *,
+        drop: Iterable[str] = (),
+        candidates: Sequence[Candidate] = (),
+    ) -> Published:
+        """Publish what a run built, in one durable transaction: the map, its history, the registry.
+
+        Args:
+            mapping: step id -> fingerprint; steps that are not named keep theirs.
+            drop: ids of steps that left the graph.
+            candidates: what the pipelines chose; one that passed its gates becomes `candidate`.
+
+        Returns:
+            what changed; where nothing did, no history is written.
+        """
+        with self.transaction(durable=True) as con:
+            old = self.environment(env)
+            changes = _changes(old, {**dict.fromkeys(drop), **mapping})
+            for step, (_, after) in changes.items():
+                if after is None:
+                    con.execute("DELETE FROM environments WHERE env = ? AND step = ?", (env, step))
+                else:
+                    con.execute("INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", (env, step, after))
+            registered = tuple(self._register(con, env, run_id, each) for each in candidates)
+            if changes:
+                con.execute(
+                    "INSERT INTO publications (env, run_id, at, changes) VALUES (?, ?, ?, ?)",
+                    (env, run_id, self.now(), _dump(changes)),
+                )
+        return Published(changes, registered)
+
+    def history(self, env: str, limit: int = 20) -> list[Publication]:
+        """Return what was published in an environment, newest first."""
+        rows = self.read("SELECT * FROM publications WHERE env = ? ORDER BY id DESC LIMIT ?", (env, limit))
+        found = []
+        for row in rows:
+            changes = {step: (before, after) for step, (before, after) in json.loads(row["changes"]).items()}
+            found.append(Publication(row["env"], row["run_id"], row["at"], changes))
+        return found
+
+    def _register(self, con: sqlite3.Connection, env: str, run_id: str, candidate: Candidate) -> Registered:
+        values = asdict(candidate)
+        values |= {"metrics": _dump(candidate.metrics), "run_id": run_id, "created_at": self.now()}
+        same = "pipeline = :pipeline AND validate = :validate AND shipped = :shipped"
+        known = con.execute(f"SELECT number FROM model_versions WHERE {same}", values).fetchone()
+        if known is None:
+            query = "SELECT coalesce(max(number), 0) + 1 FROM model_versions WHERE pipeline = ?"
+            values["number"] = con.execute(query, (candidate.pipeline,)).fetchone()[0]
+            columns = ", ".join(values)
+            slots = ", ".join(f":{name}" for name in values)
+            con.execute(f"INSERT INTO model_versions ({columns}) VALUES ({slots})", values)
+        number = values["number"] if known is None else known[0]
+        if candidate.passed:
+            self.point_alias(con, env, candidate.pipeline, "candidate", number)
+        return Registered(candidate.pipeline, number, known is None, candidate.passed)
+
+    def point_alias(
+        self,
+        con: sqlite3.Connection,
+        env: str,
+        pipeline: str,
+        alias: str,
+        number: int,
+        *,
+        forced: bool = False,
+    ) -> None:
+        """Point an alias at a version, within a transaction, and note it in the history if it moved."""
+        where = (env, pipeline, alias)
+        query = "SELECT number FROM aliases WHERE env = ? AND pipeline = ? AND alias = ?"
+        row = con.execute(query, where).fetchone()
+        old = row["number"] if row else None
+        if old == number:
+            return
+        con.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?)", (*where, number))
+        columns = "env, pipeline, alias, old, new, forced, at"
+        query = f"INSERT INTO alias_history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        con.execute(query, (*where, old, number, int(forced), self.now()))
+
+    # sources
+
+    def source_parts(self, paths: Iterable[str]) -> dict[str, SourcePart]:
+        """Return path -> the file as it was when it was last hashed, for those that are known."""
+        query = "SELECT * FROM source_parts WHERE path IN (SELECT value FROM json_each(?))"
+        return {row["path"]: SourcePart(**dict(row)) for row in self.read(query, (json.dumps(list(paths)),))}
+
+    def record_source_parts(self, parts: Iterable[SourcePart]) -> None:
+        """Remember files that were hashed."""
+        with self.transaction() as con:
+            con.executemany(
+                "INSERT OR REPLACE INTO source_parts"
+                " VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
+                [asdict(part) for part in parts],
+            )
+
+
+def _changes(
+    old: Mapping[str, str], wanted: Mapping[str, str | None]
+) -> dict[str, tuple[str | None, str | None]]:
+    found = ((step, (old.get(step), after)) for step, after in sorted(wanted.items()))
+    return {step: (before, after) for step, (before, after) in found if before != after}
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,115 @@
+"""Run one step: by its kind, into the folder of its draft. The same function serves threads, workers and `--pdb`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from treadle.errors import StepError
+from treadle_runtime import datasets, engine, readers
+from treadle_runtime.engine import Connection
+from treadle_runtime.features import OnConnect, create_relations, run_function, run_query
+from treadle_runtime.job import Job, Made
+from treadle_runtime.sample import fetch_sample
+from treadle_runtime.store import Column
+
+if TYPE_CHECKING:
+    from treadle_runtime.store import JSON
+
+DATASET_FILE = "data.arrow"
+MAX_SHOWN_ROWS = 3
+
+
+def _nobody(con: Connection) -> None:
+    """Tell nobody of a connection: nobody will interrupt it."""
+
+
+def run_job(job: Job, on_connect: OnConnect = _nobody) -> Made:
+    """Compute a step into `job.folder`.
+
+    Args:
+        job: the step, its inputs, its folder.
+        on_connect: gets each DuckDB connection that is opened, so that another thread can interrupt it.
+
+    Raises:
+        StepError: it failed; the problem names the step, the place and the way on.
+    """
+    step = job.step
+    match step.kind:
+        case "source":
+            return _run_source(job, on_connect)
+        case "feature":
+            return run_query(job, on_connect) if step.query is not None else run_function(job)
+        case "dataset":
+            return _run_dataset(job, on_connect)
+        case "test":
+            return _run_test(job, on_connect)
+        case _:
+            # Imported here: it brings scikit-learn, which only workers need.
+            from treadle_runtime.stages import STAGES
+
+            return _located(job, lambda: STAGES[step.kind](job))
+
+
+def source_config(job: Job) -> dict[str, object]:
+    """Return a source's configuration in the form that `treadle_runtime.sources` reads."""
+    return {"name": job.step.name, **job.step.config, **job.step.settings}
+
+
+def _run_source(job: Job, on_connect: OnConnect) -> Made:
+    """Write a source that is not read in place to part-0.parquet, in the order of its files."""
+    if job.observed is None:
+        raise ValueError(f"{job.step.id} was not observed")
+    config = source_config(job)
+    with engine.connect(temp_directory=job.scratch) as con:
+        on_connect(con)
+        with readers.reading(con, config, job.observed, job.root):
+            select = readers.load(con, config, job.observed, job.root)
+            what = f'source "{job.step.name}"'
+            written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
+    return Made(written.columns)
+
+
+def _run_dataset(job: Job, on_connect: OnConnect) -> Made:
+    """Join the features to the rows as of their moment: data.arrow."""
+    with engine.connect(temp_directory=job.scratch) as con:
+        on_connect(con)
+        create_relations(con, job)
+        found = datasets.build(con, job.step.config, name=job.step.name, where=job.step.where)
+        datasets.write_arrow_file(found.table, job.folder / DATASET_FILE)
+        con.register("dataset", found.table)
+        columns = tuple(Column(name, kind) for name, kind in engine.describe(con, "from dataset"))
+    return Made(columns, info=found.info)
+
+
+def _run_test(job: Job, on_connect: OnConnect) -> Made:
+    """Run a test's query: the rows that it returns are failures; their number and the first of them are kept."""
+    step = job.step
+    if step.query is None:
+        raise ValueError(f"{step.id} has no query")
+    with engine.connect(temp_directory=job.scratch) as con:
+        on_connect(con)
+        create_relations(con, job)
+        try:
+            found = fetch_sample(con, step.query.text, MAX_SHOWN_ROWS)
+        except duckdb.Error as error:
+            raise engine.sql_error(error, f'test "{step.name}"', step.where) from error
+    info: dict[str, JSON] = {
+        "passed": found.n == 0,
+        "failures": found.n,
+        "columns": list(found.columns),
+        "examples": [list(row) for row in found.rows],
+    }
+    return Made(info=info)
+
+
+def _located(job: Job, run: Callable[[], Made]) -> Made:
+    """Add the step's place to problems that do not know it."""
+    try:
+        return run()
+    except StepError as error:
+        step = job.step
+        raise StepError(replace(p, where=p.where or step.where) for p in error.problems) from error

@@ -1,0 +1,277 @@
+"""The store: immutable results by fingerprint, published in one step or not at all.
+
+    .treadle/store/<fingerprint>/   meta.json and parts: a version
+    .treadle/tmp/<name>/            a version in the making, or an engine's scratch space
+    .treadle/claims/<name>.lock     who is at work on it: a file lock, held as long as its process lives
+
+Flow: `claim` the fingerprint -> `read` it (another process may have made it meanwhile) -> `draft` -> write
+parts into the draft's folder -> `publish`. What a killed process leaves in tmp/ and claims/ is nobody's, and
+`sweep` removes it. Published parts are read-only files: other versions were made from them and fingerprints
+vouch for them, so an editor or a notebook that opened one by its path must not change it in passing. Folders
+stay writable, so that deleting .treadle needs no special means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from treadle.errors import Problem, StoreError
+from treadle_runtime import disk
+from treadle_runtime.disk import storage_errors
+from treadle_runtime.lock import hold_lock, try_lock
+from treadle_runtime.version import (
+    JSON,
+    META,
+    Column,
+    Part,
+    Version,
+    damaged,
+    from_meta,
+    make_version,
+    to_meta,
+)
+
+__all__ = ["JSON", "Column", "Draft", "Part", "Store", "Version", "storage_errors"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+class Draft:
+    """A version in the making: write its parts into `folder`, then publish."""
+
+    def __init__(self, store: Store, fingerprint: str, kind: str, folder: Path) -> None:
+        self.folder = folder
+        self._store = store
+        self._fingerprint = fingerprint
+        self._kind = kind
+
+    def publish(
+        self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True
+    ) -> Version:
+        """Make what stands in the folder the version of the fingerprint, for good.
+
+        If another process published the fingerprint first, its version stands and this one is dropped.
+
+        Args:
+            columns: of the table that the parts hold; none when they hold no table.
+            info: JSON; without NaN and infinities, which JSON does not have.
+            reproducible: whether a second build gives the same bytes.
+
+        Returns:
+            The version that stands.
+
+        Raises:
+            StoreError: TR803 disk full, TR805 not writable.
+        """
+        target = self._store.folder_of(self._fingerprint)
+        with storage_errors(target):
+            version = make_version(
+                target,
+                kind=self._kind,
+                columns=tuple(columns),
+                parts=tuple(_read_part(self.folder, path) for path in disk.files_below(self.folder)),
+                info=dict(info),
+                reproducible=reproducible,
+            )
+            (self.folder / META).write_bytes(to_meta(version))
+            is_first = self._move_to(target)
+        return version if is_first else self._store.read(self._fingerprint) or version
+
+    def _move_to(self, target: Path) -> bool:
+        for path in disk.files_below(self.folder):
+            path.chmod(path.stat().st_mode & 0o444)
+        if self._store.durable:
+            disk.sync_tree(self.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        is_first = disk.rename_folder(self.folder, target)
+        if self._store.durable:
+            disk.sync(target.parent)
+        return is_first
+
+
+class Store:
+    """The versions of a project, on the local disk.
+
+    Args:
+        root: the project's `.treadle` folder; made when something is written.
+        durable: whether a published version survives the loss of power (fsync); False for throw-away stores.
+        owner: what this process is, told to others that wait for it, such as `treadle build`.
+    """
+
+    def __init__(self, root: Path, *, durable: bool = True, owner: str = "treadle") -> None:
+        self.root = Path(root).absolute()
+        self.durable = durable
+        self.owner = owner
+
+    def folder_of(self, fingerprint: str) -> Path:
+        """Return where the version of a fingerprint stands, or would."""
+        return self.root / "store" / _checked(fingerprint)
+
+    def read(self, fingerprint: str) -> Version | None:
+        """Return the version of a fingerprint, or None when it was never built.
+
+        Its parts are checked for existence and size; `verify` checks their content.
+
+        Raises:
+            StoreError: TR804 the version is damaged, TR801 a newer Treadle wrote it.
+        """
+        folder = self.folder_of(fingerprint)
+        try:
+            content = (folder / META).read_bytes()
+        except FileNotFoundError as error:
+            if folder.exists():
+                raise StoreError(damaged(folder, f"{META} is missing")) from error
+            return None
+        version = from_meta(content, folder)
+        for part in version.parts:
+            found = _size(folder / part.name)
+            if found != part.bytes:
+                state = "is missing" if found is None else f"has {found} bytes, {part.bytes} were written"
+                raise StoreError(damaged(folder, f"{part.name} {state}"))
+        return version
+
+    def fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of all versions; one listing of the store, no file is opened."""
+        return frozenset(disk.names_in(self.root / "store"))
+
+    def built(self, fingerprints: Iterable[str]) -> frozenset[str]:
+        """Return which of the fingerprints have a version; one listing of the store, no file is opened."""
+        return frozenset(fingerprints).intersection(disk.names_in(self.root / "store"))
+
+    def verify(self, version: Version) -> list[Problem]:
+        """Return what of a version's parts is no longer as it was written; reads all of them."""
+        problems = []
+        for part in version.parts:
+            try:
+                found = _digest(version.folder / part.name)
+            except OSError as error:
+                problems.append(damaged(version.folder, f"{part.name}: {error.strerror}"))
+                continue
+            if found != part.digest:
+                why = f"{part.name} has sha256 {found[:12]}..., {part.digest[:12]}... was written"
+                problems.append(damaged(version.folder, why))
+        return problems
+
+    @contextmanager
+    def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:
+        """Hold a fingerprint while working on it; wait while another process or thread does.
+
+        The claim is a lock on a file: it ends with the block, or with the process, whatever kills it.
+
+        Args:
+            fingerprint: what to claim.
+            on_wait: called once, with who holds the claim, before waiting; may raise to give up.
+
+        Raises:
+            StoreError: TR802 the file system has no locks, TR805 not writable.
+        """
+        with hold_lock(self._claim_path(fingerprint), owner=self.owner, on_wait=on_wait):
+            yield
+
+    @contextmanager
+    def draft(self, fingerprint: str, *, kind: str) -> Generator[Draft]:
+        """Open an empty folder to write a version into; the fingerprint must be claimed.
+
+        Leaving the block without publishing removes the folder.
+
+        Args:
+            fingerprint: of the step that is being run.
+            kind: the step's kind.
+        """
+        folder = self.root / "tmp" / _checked(fingerprint)
+        with _fresh_folder(folder):
+            yield Draft(self, fingerprint, kind, folder)
+
+    @contextmanager
+    def scratch(self) -> Generator[Path]:
+        """Open an empty folder for temporary files: removed after the block, and swept after a kill."""
+        name = f"scratch-{uuid.uuid4().hex}"
+        folder = self.root / "tmp" / name
+        with self.claim(name), _fresh_folder(folder):
+            yield folder
+
+    def remove(self, fingerprints: Iterable[str]) -> None:
+        """Delete versions; who reads one at this moment keeps the files that are open."""
+        for fingerprint in fingerprints:
+            folder = self.folder_of(fingerprint)
+            gone = self.root / "tmp" / f"removed-{uuid.uuid4().hex}"
+            with storage_errors(folder):
+                gone.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.rename(gone)  # a version is whole or absent, while it is being deleted too
+                except FileNotFoundError:
+                    continue
+            disk.remove(gone)
+
+    def sweep(self) -> list[str]:
+        """Remove what killed processes left: folders in tmp/ and locks that nobody holds.
+
+        Returns:
+            The removed paths, relative to the root.
+        """
+        removed = []
+        for name in filter(_NAME.fullmatch, disk.names_in(self.root / "tmp")):
+            with try_lock(self._claim_path(name)) as is_ours:
+                if is_ours:
+                    disk.remove(self.root / "tmp" / name)
+                    removed.append(f"tmp/{name}")
+        for name in disk.names_in(self.root / "claims"):
+            with try_lock(self.root / "claims" / name) as is_ours:
+                if is_ours:  # leaving the block removes the file
+                    removed.append(f"claims/{name}")
+        return removed
+
+    def _claim_path(self, name: str) -> Path:
+        return self.root / "claims" / f"{_checked(name)}.lock"
+
+
+@contextmanager
+def _fresh_folder(folder: Path) -> Generator[None]:
+    with storage_errors(folder):
+        disk.remove(folder)  # of a process that was killed
+        folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no fingerprint")
+    return name
+
+
+def _read_part(folder: Path, path: Path) -> Part:
+    return Part(path.relative_to(folder).as_posix(), _count_rows(path), path.stat().st_size, _digest(path))
+
+
+def _count_rows(path: Path) -> int:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq  # loaded when a part needs it: a store of models never does
+
+        return int(pq.read_metadata(path).num_rows)
+    if path.suffix == ".arrow":
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+    return 0
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,131 @@
+"""CSV and JSON lines: what is known of a file before DuckDB reads it, and how it is told to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from treadle_runtime.types import quote_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_DELIMITERS = (",", "\t", ";", "|")
+_HEAD_BYTES = 65_536
+_STRICT = (
+    "skip=0, comment='', strict_mode=true, null_padding=false, ignore_errors=false, hive_partitioning=false"
+)
+_ALL_ROWS = -1
+_JSON = "format='newline_delimited', records=true, hive_partitioning=false, maximum_object_size=67108864"
+_DETECT = "sample_size=-1, maximum_depth=-1, map_inference_threshold=-1, union_by_name=true"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are told apart; a quote within quotes is doubled. An empty quote: nothing is quoted."""
+
+    delimiter: str
+    quote: str
+
+    def to_sql(self) -> str:
+        """Return the dialect as arguments of `read_csv`; nothing of it is left to detection."""
+        quote = quote_text(self.quote)
+        return f"delim={quote_text(self.delimiter)}, quote={quote}, escape={quote}, {_STRICT}"
+
+
+def read_dialect(options: Mapping[str, Any], file: Path) -> Dialect:
+    """Return a file's dialect: as given, else the delimiter that stands most often in its first line.
+
+    Args:
+        options: the source's `csv`.
+    """
+    quote = '"' if options.get("quote") is None else options["quote"]
+    delimiter = options.get("delimiter")
+    if not delimiter:
+        line = read_head(file).split("\n", 1)[0]
+        bare = "".join(line.split(quote)[::2]) if quote else line
+        delimiter = max(_DELIMITERS, key=bare.count)
+    return Dialect(delimiter, quote)
+
+
+def csv_sql(
+    files: Sequence[str],
+    dialect: Dialect,
+    options: Mapping[str, Any],
+    *,
+    columns: Mapping[str, str] | None = None,
+    sample_size: int = _ALL_ROWS,
+) -> str:
+    """Return the SELECT that reads CSV files, which all have the same columns.
+
+    Args:
+        files: patterns, as DuckDB reads them.
+        options: the source's `csv`; what is absent is detected.
+        columns: name -> type, of those that are not to be detected.
+        sample_size: how many rows the other types are detected from.
+    """
+    arguments = [f"[{', '.join(map(quote_text, files))}]", dialect.to_sql()]
+    arguments.append(f"sample_size={sample_size}, files_to_sniff=-1")
+    if options.get("header") is not None:
+        arguments.append(f"header={str(options['header']).lower()}")
+    null = options.get("null")
+    if null is not None:
+        texts = ["", *([null] if isinstance(null, str) else null)]
+        arguments.append(f"nullstr=[{', '.join(map(quote_text, dict.fromkeys(texts)))}]")
+    for key, name in (("date_format", "dateformat"), ("timestamp_format", "timestampformat")):
+        if options.get(key):
+            arguments.append(f"{name}={quote_text(options[key])}")
+    if columns:
+        types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
+        arguments.append(f"types={{{types}}}")
+    return f"select * from read_csv({', '.join(arguments)})"
+
+
+def json_sql(files: Sequence[str], columns: Mapping[str, str] | None = None) -> str:
+    """Return the SELECT that reads files of one JSON object a line; a key that is absent from a line is NULL.
+
+    Args:
+        files: patterns, as DuckDB reads them.
+        columns: key -> type; None detects them from all lines.
+    """
+    types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in (columns or {}).items())
+    form = _DETECT if columns is None else f"auto_detect=false, columns={{{types}}}"
+    return f"select * from read_json([{', '.join(map(quote_text, files))}], {_JSON}, {form})"
+
+
+def text_sql(file: str, dialect: Dialect, n_columns: int) -> str:
+    """Return a query that reads each field of a file as text, so that only its form can be wrong."""
+    columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(n_columns))
+    form = f"{dialect.to_sql()}, header=false, auto_detect=false, columns={{{columns}}}"
+    return f"select count(columns(*)) from read_csv([{quote_text(file)}], {form})"
+
+
+def read_head(file: Path) -> str:
+    """Return the first 64 KiB of a file as text; nothing when it is not compressed as its ending says."""
+    try:
+        with open_file(file) as stream:
+            return str(stream.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace"))
+    except OSError:
+        return ""
+
+
+def read_first_row(file: Path, dialect: Dialect) -> list[str]:
+    """Return the fields of a file's first row; none when the file is empty."""
+    text = io.StringIO(read_head(file), newline="")
+    if not dialect.quote:
+        return next(csv.reader(text, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE), [])
+    return next(csv.reader(text, delimiter=dialect.delimiter, quotechar=dialect.quote), [])
+
+
+@contextmanager
+def open_file(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, and decompress it when its ending says so."""
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix)
+    with pa.input_stream(str(file), compression=compression) as stream:
+        yield stream

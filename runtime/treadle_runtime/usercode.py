@@ -1,0 +1,165 @@
+"""Run a project's own functions: import the file, call it, watch what it touches, and tell whose fault an error is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import linecache
+import os
+import sys
+import sysconfig
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from treadle.errors import Location, Problem, StepError
+
+MAX_FRAMES = 3
+
+
+def load_function(root: Path, path: str, name: str) -> Callable[..., Any]:
+    """Import a file of the project as the module that its own imports would find, and return one of its functions.
+
+    Args:
+        root: the project's folder.
+        path: the file, relative to it.
+        name: the function.
+    """
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    function: Callable[..., Any] = getattr(module, name)
+    return function
+
+
+def check_unchanged(root: Path, python: Mapping[str, str], what: str) -> None:
+    """Refuse a result if a file that made it is no longer what was compiled.
+
+    Raises:
+        StepError: TR711.
+    """
+    for path, digest in python.items():
+        try:
+            found = text_digest((root / path).read_text("utf-8-sig"))
+        except (OSError, UnicodeDecodeError):
+            found = ""
+        if found != digest:
+            fix = "run the same command again"
+            raise StepError(Problem("TR711", f"{path} changed while {what} ran", Location(path), fix=fix))
+
+
+def text_digest(text: str) -> str:
+    """Return the sha256 of a Python file's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def blamed(what: str, root: Path, resume: str) -> Iterator[None]:
+    """Turn what user code raises inside into a StepError TR701 that ends with the user's own frame."""
+    try:
+        yield
+    except StepError:
+        raise
+    except Exception as error:
+        raise StepError(_raised(what, error, root, resume)) from error
+
+
+def _raised(what: str, error: Exception, root: Path, resume: str) -> Problem:
+    why = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    shown = "\n".join(line[:300] for line in why[:3])
+    frames = _own_frames(error.__traceback__, root)
+    if isinstance(error, SyntaxError) and error.filename:
+        frames = (f"{_relative(error.filename, root)}:{error.lineno or 0}",)
+    return Problem("TR701", f"{what} raised {type(error).__name__}", why=shown, fix=resume, frames=frames)
+
+
+def _own_frames(trace: TracebackType | None, root: Path) -> tuple[str, ...]:
+    found: list[str] = []
+    for frame in traceback.extract_tb(trace):
+        if frame.filename.startswith(str(root) + os.sep):
+            line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+            found.append(f"{_relative(frame.filename, root)}:{frame.lineno} in {frame.name}\n      {line}")
+    return tuple(found[-MAX_FRAMES:])
+
+
+def _relative(filename: str, root: Path) -> str:
+    return os.path.relpath(filename, root) if filename.startswith(str(root)) else filename
+
+
+@dataclass
+class Watch:
+    """What user code touched that its fingerprint does not know of.
+
+    Only what raises an audit event is seen (https://docs.python.org/3/library/audit_events.html): files that Python
+    opens, sockets, programs. Readers written in other languages, such as polars' own, are not.
+    """
+
+    root: Path
+    found: dict[str, None] = field(default_factory=dict)
+    is_on: bool = False
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self.found)
+
+
+_watch: Watch | None = None
+_is_hooked = False
+
+
+@contextlib.contextmanager
+def watching(root: Path, declared: tuple[Path, ...]) -> Iterator[Watch]:
+    """Collect what is touched inside and was not declared; one at a time in a process."""
+    global _watch, _is_hooked
+    if not _is_hooked:
+        # An audit hook cannot be taken away again, hence one for all watches of the process.
+        sys.addaudithook(_hook)
+        _is_hooked = True
+    watch = Watch(root)
+    trusted = tuple(str(path) for path in (*declared, *_trusted_folders(root)))
+    _watch, _trusted[:] = watch, trusted
+    watch.is_on = True
+    try:
+        yield watch
+    finally:
+        watch.is_on = False
+        _watch = None
+
+
+_trusted: list[str] = []
+
+
+def _trusted_folders(root: Path) -> Iterator[Path]:
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        yield Path(sysconfig.get_paths()[name])
+    yield from (Path(p) for p in ("/proc", "/dev", "/sys", "/etc/localtime", "/usr/share/zoneinfo", "/etc/ssl"))
+    yield Path(tempfile.gettempdir())
+    yield root / ".treadle"
+    yield Path(sys.prefix)
+    yield Path(sys.base_prefix)
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    watch = _watch
+    if watch is None or not watch.is_on:
+        return
+    if event == "open":
+        path = arguments[0]
+        if isinstance(path, (str, bytes)):
+            _see_file(watch, os.fsdecode(path))
+    elif event == "socket.connect":
+        watch.found[f"it connects to {arguments[1]!r}, which its fingerprint cannot know"] = None
+    elif event == "subprocess.Popen":
+        watch.found[f"it runs {arguments[0]!r}, which its fingerprint cannot know"] = None
+
+
+def _see_file(watch: Watch, name: str) -> None:
+    path = os.path.abspath(name)
+    is_code = path.endswith((".py", ".pyc")) and path.startswith(str(watch.root))
+    if is_code or any(path == folder or path.startswith(folder + os.sep) for folder in _trusted):
+        return
+    watch.found[f"it opens {path}, which is no declared source: a change there will not re-run it"] = None

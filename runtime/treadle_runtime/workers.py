@@ -1,0 +1,147 @@
+"""Worker processes for user code and training: warm while a build lasts, gone with their parent.
+
+A worker is `python -m treadle_runtime.worker FD LIFELINE`: jobs and answers travel over a socket pair, and the worker
+ends when its end of the lifeline pipe closes, whatever it is doing then.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from treadle.errors import Problem, StepError
+
+
+class WorkerDiedError(Exception):
+    """A worker ended without an answer."""
+
+    def __init__(self, returncode: int) -> None:
+        super().__init__(returncode)
+        self.returncode = returncode
+
+
+class Worker:
+    """One worker process; not for use by two threads at a time."""
+
+    def __init__(self, root: Path, preload: tuple[str, ...]) -> None:
+        ours, theirs = socket.socketpair()
+        lifeline_read, self._lifeline = os.pipe()
+        command = [sys.executable, "-m", "treadle_runtime.worker", str(theirs.fileno()), str(lifeline_read), *preload]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=(theirs.fileno(), lifeline_read),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        os.close(lifeline_read)
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
+
+    def call(self, job: object) -> Any:
+        """Send a job and return the answer, or raise what the job raised.
+
+        Raises:
+            WorkerDiedError: the process ended first.
+        """
+        try:
+            self._connection.send(job)
+            succeeded, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerDiedError(self.process.wait()) from error
+        if succeeded:
+            return answer
+        raise answer
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the process, at once when `kill`; returns when it is gone."""
+        if kill:
+            self.process.kill()
+        self._connection.close()
+        os.close(self._lifeline)
+        self.process.wait()
+
+
+class WorkerPool:
+    """A fixed number of workers, started from the thread that makes the pool."""
+
+    def __init__(self, root: Path, n: int, preload: tuple[str, ...] = ()) -> None:
+        self._root, self._preload = root, preload
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._all: list[Worker] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+        for _ in range(n):
+            self._start()
+
+    def _start(self) -> None:
+        worker = Worker(self._root, self._preload)
+        self._all.append(worker)
+        self._free.put(worker)
+
+    def replace_dead(self) -> None:
+        """Start a worker for each that ended; call it from the thread that made the pool."""
+        for worker in [worker for worker in self._all if not worker.is_alive()]:
+            self._all.remove(worker)
+            worker.stop()
+            self._start()
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Worker]:
+        worker = self._free.get()
+        while not worker.is_alive():
+            # It died while it had nothing to do; `replace_dead` starts another.
+            worker = self._free.get()
+        try:
+            yield worker
+        finally:
+            if worker.is_alive():
+                self._free.put(worker)
+
+    def call(self, job: object, *, what: str) -> Any:
+        """Run a job on a free worker, waiting for one.
+
+        Args:
+            job: a picklable value that `treadle_runtime.worker` knows how to run.
+            what: the step, for the error.
+
+        Raises:
+            StepError: TR710, the worker died; or what the job raised.
+        """
+        with self._borrowed() as worker:
+            try:
+                return worker.call(job)
+            except WorkerDiedError as error:
+                raise StepError(_died(what, error.returncode)) from error
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End all workers."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+        for worker in self._all:
+            worker.stop(kill=kill)
+
+
+def _died(what: str, returncode: int) -> Problem:
+    if returncode < 0:
+        why = f"it was ended by signal {-returncode}"
+        if returncode == -9:
+            why += "; when nobody sent it, the machine ran out of memory"
+    else:
+        why = f"it ended with exit code {returncode}"
+    return Problem("TR710", f"the worker that computed {what} died", why=why, fix="run the same command again: what is built is kept")

@@ -1,0 +1,396 @@
+"""A project that is open: from its files to its graph, its plan, its results. Commands and notebooks go through here.
+
+    project -> graph -> known (sources observed, store and state asked) -> plan -> build -> published
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from treadle import graph as compiler
+from treadle import select
+from treadle.errors import Problem, ProjectError, UsageError
+from treadle.events import Emit, Event, Published
+from treadle.plan import Champion, Known, Plan, make_plan
+from treadle.project import Project, find_root, read_project
+from treadle.step import Graph, Step
+from treadle_runtime import catalog, sources
+from treadle_runtime.jobs import JobMaker
+from treadle_runtime.registry import ModelVersion, Registry
+from treadle_runtime.state import Candidate, State
+from treadle_runtime.store import Store, Version
+from treadle_runtime.training import parameters
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from treadle_runtime.runner import Run
+    from treadle_runtime.sources import Observed
+
+Tests = Literal["with", "without", "only"]
+
+
+def _ignore(event: Event) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build came to.
+
+    Attributes:
+        run: its steps and how they ended.
+        candidates: pipeline -> number of the version that is its candidate now; empty when nothing was published.
+        published: whether the environment's map was written.
+    """
+
+    run: Run
+    candidates: Mapping[str, int]
+    published: bool
+
+
+class Workspace:
+    """An open project; close it, or use it as a context manager.
+
+    Args:
+        root: the folder that holds treadle.yml.
+        environment: by default the project's.
+        variables: values that win over those of treadle.yml.
+        environ: the environment variables that templates may read.
+        as_of: the moment that counts as now, ISO 8601 in UTC; None for the newest that the labels know of.
+        command: what this process is called in the state and by those who wait for it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        environment: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        as_of: str | None = None,
+        command: str = "treadle",
+    ) -> None:
+        self.root, self.command, self.as_of = root, command, as_of
+        self._environment, self._variables = environment, variables
+        self._environ = dict(os.environ) if environ is None else environ
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the state."""
+        self._stack.close()
+
+    @property
+    def folder(self) -> Path:
+        """`.treadle`, where everything that is built stands."""
+        return self.root / ".treadle"
+
+    @cached_property
+    def project(self) -> Project:
+        """What the files say."""
+        return read_project(self.root, environment=self._environment, variables=self._variables)
+
+    @property
+    def environment(self) -> str:
+        """The environment that is worked in."""
+        return self.project.environment
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The compiled graph."""
+        return compiler.compile_graph(self.project, environ=self._environ, as_of=self.as_of)
+
+    def check_trainers(self) -> None:
+        """Check the parameters of every model against what its trainer takes.
+
+        Raises:
+            ProjectError: TR501, TR502, TR503, TR508.
+        """
+        models = [
+            parameters.ModelParameters(
+                name=name,
+                trainer=located.spec.trainer,
+                task=located.spec.task,
+                params=located.spec.params,
+                where=located.at("trainer"),
+                param_where={param: located.at("params", param) for param in located.spec.params},
+            )
+            for name, located in self.project.models.items()
+        ]
+        problems = parameters.check_models(models, cache=self.folder / "cache")
+        if problems:
+            raise ProjectError(problems)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.folder, owner=self.command)
+
+    @cached_property
+    def state(self) -> State:
+        self.folder.mkdir(exist_ok=True)
+        return self._stack.enter_context(State(self.folder / "state.db"))
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.state)
+
+    @cached_property
+    def observed(self) -> dict[str, Observed]:
+        """Every source as it is now."""
+        steps = [step for step in self.graph if step.kind == "source"]
+        return sources.observe_all(
+            [{"name": step.name, **step.config, **step.settings} for step in steps],
+            self.root,
+            allow_paths=self.project.spec.allow_paths,
+            state=self.state,
+            where={step.name: step.where for step in steps},
+        )
+
+    def known(self) -> Known:
+        """Return what is observed, built, published and promoted."""
+        published = self.state.environment(self.environment)
+        return Known(
+            sources={name: (observed.digest,) for name, observed in self.observed.items()},
+            built=self.store.fingerprints(),
+            published=published,
+            components=self.state.identities(published.values()),
+            champions={step.pipeline: found for step in self.graph if step.kind == "validate" and (found := self._champion(step))},
+        )
+
+    def _champion(self, step: Step) -> Champion | None:
+        found = self.registry.champion(step.pipeline, env=self.environment)
+        return self._to_champion(found) if found else None
+
+    def _to_champion(self, version: ModelVersion) -> Champion:
+        previous = None
+        if version.champion_input is not None:
+            previous = self._to_champion(self.registry.version(version.pipeline, version.champion_input, env=self.environment))
+        return Champion(version.number, version.choose, version.twin, previous)
+
+    def plan(
+        self,
+        selectors: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        *,
+        tests: Tests = "with",
+        full_refresh: bool = False,
+        run: str = "plan",
+    ) -> Plan:
+        """Return what a build of the selection would do.
+
+        Args:
+            selectors: see `treadle.select`; none means all.
+            exclude: what is taken away.
+            tests: with the tests of what is selected, without any, or only these.
+            full_refresh: compute what is selected even where it is built.
+            run: an id of the run, for volatile features.
+        """
+        graph = self.graph
+        self.check_trainers()
+        selected = select.select(graph, selectors, exclude)
+        if tests == "with":
+            selected = select.with_tests(graph, selected) - select.select(graph, exclude) if exclude else select.with_tests(graph, selected)
+        elif tests == "only":
+            selected = frozenset(s for s in select.with_tests(graph, selected) if graph[s].kind == "test")
+        else:
+            selected = frozenset(s for s in selected if graph[s].kind != "test")
+        return make_plan(
+            graph,
+            self.known(),
+            selected,
+            as_of=self.as_of or "newest",
+            run=run,
+            day=f"{datetime.now(UTC):%Y-%m-%d}",
+            full_refresh=full_refresh,
+        )
+
+    def jobs(self) -> JobMaker:
+        """Return what makes jobs of this project's steps."""
+        return JobMaker(self.root, self.store, self.registry, self.observed, self.project.python)
+
+    def build(
+        self,
+        selectors: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        *,
+        tests: Tests = "with",
+        full_refresh: bool = False,
+        threads: int = 2,
+        emit: Emit = _ignore,
+    ) -> Outcome:
+        """Compute what the selection needs and publish it in the environment.
+
+        Returns:
+            How each step ended. Nothing is published when one failed.
+        """
+        from treadle_runtime.runner import Runner
+
+        graph = self.graph
+        self.store.sweep()
+        run_id = self.state.start_run(graph.environment, self.command, as_of=self.as_of)
+        plan = self.plan(selectors, exclude, tests=tests, full_refresh=full_refresh, run=run_id)
+        runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
+        run = runner.run(plan, run_id)
+        if run.has_failed():
+            return Outcome(run, {}, published=False)
+        candidates = self._publish(plan, run)
+        emit(Published(graph.environment, candidates))
+        return Outcome(run, candidates, published=True)
+
+    def _publish(self, plan: Plan, run: Run) -> dict[str, int]:
+        """Write the environment's map, its candidates and its catalog."""
+        done = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
+        done |= plan.graph.ancestors(done)
+        built = self.store.fingerprints()
+        mapping = {
+            step_id: plan.identities[step_id].fingerprint
+            for step_id in done
+            if plan.graph[step_id].is_inline or plan.identities[step_id].fingerprint in built
+        }
+        before = self.state.environment(plan.graph.environment)
+        candidates = [c for step in plan.graph if step.kind == "validate" and step.id in done and (c := self._candidate(plan, step))]
+        published = self.state.publish(
+            plan.graph.environment,
+            run.run_id,
+            mapping,
+            drop=[step_id for step_id in before if step_id not in plan.graph.steps],
+            candidates=candidates,
+        )
+        self.write_catalog(plan)
+        return {r.pipeline: r.number for r in published.registered if r.passed}
+
+    def _candidate(self, plan: Plan, validate: Step) -> Candidate | None:
+        """Return what a pipeline offers, or None where its verdict is red or its refit is missing."""
+        pipeline = validate.pipeline
+
+        def fingerprint(stage: str) -> str:
+            return plan.identities[f"{pipeline}.{stage}"].fingerprint
+
+        verdict, choice = self.store.read(fingerprint("validate")), self.store.read(fingerprint("choose"))
+        if verdict is None or choice is None or not verdict.info["passed"]:
+            return None
+        model = str(choice.info["chosen"])
+        twin = fingerprint(f"{model}.train")
+        shipped = fingerprint("refit") if f"{pipeline}.refit" in plan.graph.steps else twin
+        if self.store.read(shipped) is None:
+            return None
+        champion = plan.champions.get(pipeline)
+        test: Any = choice.info["test"]
+        return Candidate(
+            pipeline=pipeline,
+            model=model,
+            choose=fingerprint("choose"),
+            twin=twin,
+            shipped=shipped,
+            validate=fingerprint("validate"),
+            evaluate=fingerprint(f"{model}.evaluate"),
+            split=fingerprint("split"),
+            dataset=plan.identities[dataset_of(plan.graph, pipeline)].fingerprint,
+            champion_input=champion.number if champion else None,
+            metrics={name: value["value"] for name, value in test.items()},
+        )
+
+    def write_catalog(self, plan: Plan) -> None:
+        """Bring the environment's catalog up to its map: a view for each feature and loaded source."""
+        published = self.state.environment(plan.graph.environment)
+        views: dict[str, Version | str] = {}
+        for step in plan.graph:
+            if step.kind not in ("source", "feature") or step.id not in published:
+                continue
+            if step.is_inline:
+                relation = self.jobs().relation(plan, step).get(step.name)
+                if relation is not None and published[step.id] == plan.identities[step.id].fingerprint:
+                    views[step.name] = relation.sql
+            elif (version := self.store.read(published[step.id])) is not None:
+                views[step.name] = version
+        catalog.write_catalog(self.folder / f"{plan.graph.environment}.duckdb", views, self.folder / "store")
+
+    def step(self, step_id: str) -> StepHandle:
+        """Return a step with its inputs, to look at in a notebook.
+
+        Raises:
+            UsageError: TR601, there is no such step.
+        """
+        selected = select.select(self.graph, [step_id])
+        plan = self.plan([step_id], tests="with")
+        chosen = step_id if step_id in self.graph.steps else next(iter(sorted(selected)))
+        return StepHandle(self, plan, self.graph[chosen])
+
+    def version(self, step_id: str) -> Version:
+        """Return the environment's version of a step.
+
+        Raises:
+            UsageError: TR807, it is not built.
+        """
+        fingerprint = self.state.environment(self.environment).get(step_id)
+        version = self.store.read(fingerprint) if fingerprint else None
+        if version is None:
+            fix = f"run `treadle build --select {step_id}`"
+            raise UsageError(Problem("TR807", f'"{step_id}" is not built in {self.environment}', fix=fix))
+        return version
+
+
+def dataset_of(graph: Graph, pipeline: str) -> str:
+    """Return the id of the dataset that a pipeline splits."""
+    return graph[f"{pipeline}.split"].inputs[0]
+
+
+@dataclass(frozen=True)
+class StepHandle:
+    """One step of an open project."""
+
+    workspace: Workspace
+    plan: Plan
+    step: Step
+
+    @property
+    def fingerprint(self) -> str:
+        return self.plan.identities[self.step.id].fingerprint
+
+    @property
+    def inputs(self) -> dict[str, pa.Table]:
+        """The tables that the step reads, by the names it reads them by; as it would get them now."""
+        from treadle_runtime import engine
+        from treadle_runtime.features import create_relation
+
+        jobs = self.workspace.jobs()
+        names = {self.plan.graph[parent].name for parent in self.step.inputs}
+        found = {}
+        with self.workspace.store.scratch() as scratch, engine.connect(temp_directory=scratch) as con:
+            for name, relation in jobs.relations(self.plan, self.step).items():
+                create_relation(con, relation)
+                if name in names:
+                    found[name] = con.execute(f"from {engine.quote_name(name)}").to_arrow_table()
+        return found
+
+    @property
+    def version(self) -> Version | None:
+        """What is built of the step as it stands now, or None."""
+        return self.workspace.store.read(self.fingerprint)
+
+
+def open_workspace(
+    path: Path, *, environment: str | None = None, variables: Mapping[str, Any] | None = None
+) -> Workspace:
+    """Open the project at or above a folder."""
+    return Workspace(
+        find_root(path),
+        environment=environment,
+        variables=variables,
+        command=os.path.basename(sys.argv[0]) or "python",
+    )
