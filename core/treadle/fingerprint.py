@@ -29,7 +29,6 @@ REVISIONS: Mapping[str, int] = {
     "choose": 1,
     "validate": 1,
     "refit": 1,
-    "stage": 1,
     "test": 1,
 }
 """Raised by one when Treadle itself would compute a different result for that kind of step."""

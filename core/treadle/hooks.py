@@ -1,4 +1,4 @@
-"""What a plugin may add to Treadle: every hook is an empty function here, and its arguments are passed by name.
+"""What a plugin may add to Treadle: each hook is an empty function here; arguments are passed by name.
 
 A plugin is a module named by an entry point of the group `treadle`; it marks its own functions with `@hook`.
 """
@@ -23,8 +23,9 @@ def hook(function: F) -> F:
 class RegisterTrainer(Protocol):
     """Adds one trainer, or with a name such as `sklearn.*` a family of them.
 
-    `load` takes the name that a model gives and returns the trainer; it may import what is heavy. `table` takes a
-    folder that outlives the command and returns the parameters that the trainers know: it is asked at plan time.
+    `load` takes the name that a model gives and returns the trainer; it may import what is heavy. `table`
+    takes a folder that outlives the command and returns the parameters that the trainers know: it is asked at
+    plan time.
     """
 
     def __call__(

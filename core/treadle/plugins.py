@@ -2,7 +2,8 @@
 
     entry points of the group `treadle` -> find() -> Plugins -> call("register_trainers", register=...)
 
-No plugin is imported before a hook is called. Built-ins go the same way: whoever calls passes their modules to `find`.
+No plugin is imported before a hook is called. Built-ins go the same way: whoever calls passes their modules
+to `find`.
 """
 
 from __future__ import annotations

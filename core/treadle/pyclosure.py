@@ -190,17 +190,17 @@ class _Closure:
         for atom in module.atoms:
             reached = atom in self.atoms[path]
             ordered = self._imports_effects(path, atom) or (reached and self._is_ordered(module, atom))
-            if ordered or (reached and is_evaluated(atom)):
+            if ordered or "*" in atom.reading.bound or (reached and is_evaluated(atom)):
                 shown.append(atom.digest)
             matters |= ordered
-        return shown if matters else []
+        return shown if matters or len(module.stars) > 1 else []
 
     def _is_ordered(self, module: Module, atom: Atom) -> bool:
         if has_effect(self.sources, module, atom):
             return True
         if self.every_class and any(base.has_bases for base in atom.reading.classes):
             return True
-        return any(_is_rebound(self.sources, module, name) for name in atom.reading.bound)
+        return any(_is_rebound(self.sources, module, atom, name) for name in atom.reading.bound)
 
     def _imports_effects(self, path: str, atom: Atom) -> bool:
         paths = [other for alias in run_imports(atom) for other in self.sources.imported_paths(alias, path)]
@@ -262,15 +262,18 @@ def _has_import_effect(sources: Sources, path: str, *, classes: bool) -> bool:
     return bool(sources.memo[key])
 
 
-def _is_rebound(sources: Sources, module: Module, name: str) -> bool:
+def _is_rebound(sources: Sources, module: Module, atom: Atom, name: str) -> bool:
     """Return whether what a name stands for depends on where in the file it is read."""
-    if len(module.bindings[name]) > 1 or (name in BUILTINS and name != "*"):
+    if len(module.bindings[name]) > 1 or name in BUILTINS:
         return True
-    if name == "*":
-        return False
-    return any(
-        isinstance(t, Defined) for alias in module.stars for t in sources.follow(alias, (name,), module.path)
-    )
+    place = module.atoms.index(atom) if module.stars else 0
+    for alias in module.stars:
+        if any(isinstance(target, Defined) for target in sources.follow(alias, (name,), module.path)):
+            return True
+        later = any(alias in other.reading.aliases for other in module.atoms[place + 1 :])
+        if later and sources.external_module(alias, module.path):  # it may bind any name anew
+            return True
+    return False
 
 
 def _digest_name(sources: Sources, target: Defined) -> str:

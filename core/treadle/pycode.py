@@ -55,7 +55,18 @@ def read_code(sources: Sources, function: Function) -> Code:
     Raises:
         ProjectError: TR301, a file that it imports is no Python.
     """
-    return read_closure(sources, function.path, function.name)
+    try:
+        return read_closure(sources, function.path, function.name)
+    except RecursionError as error:
+        raise ProjectError(
+            Problem(
+                code="TR301",
+                what=f'what "{function.name}" imports cannot be followed',
+                where=Location(function.path, function.line),
+                why="a name is handed on through too many modules",
+                fix="import it from the module that defines it",
+            )
+        ) from error
 
 
 def read_functions(sources: Sources, path: str) -> tuple[Function, ...]:
@@ -170,7 +181,7 @@ def _check_parameters(module: Module, function: ast.FunctionDef) -> Iterator[Pro
     ]
     for arg, value in defaults:
         text = ast.get_source_segment(module.text, value) or ""
-        fix = "remove it; write a constant at the top of the file, or in the function, and read it there"
+        fix = "remove it; write a constant at the top of the file, and read it there"
         yield refuse(
             arg, f"it has the default value {text}".rstrip() + ": a parameter is a table that is read", fix
         )

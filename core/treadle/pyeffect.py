@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from treadle.pymodule import Atom, Module
 from treadle.pynormal import Definition, is_noop
 from treadle.pyscope import Use, to_chain, to_parameters
-from treadle.pysource import Defined, Sources
+from treadle.pysource import Defined, Sources, Target, Whole
 
 _LOUD_BUILTINS = frozenset(
     {
@@ -98,6 +98,9 @@ def _executed(nodes: list[ast.AST]) -> Iterator[ast.AST]:
         yield node
         if isinstance(node, Definition | ast.Lambda):
             pending += [*node.args.defaults, *filter(None, node.args.kw_defaults)]
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Call):
+                    pending += [*decorator.args, *decorator.keywords]
         elif isinstance(node, ast.AnnAssign):
             pending += [node.target, *([node.value] if node.value is not None else [])]
         else:
@@ -151,9 +154,14 @@ def _is_quiet_call(sources: Sources, module: Module, call: ast.Call, depth: int)
         else:
             return isinstance(func, ast.Constant | ast.JoinedStr)
     external = module.to_external(*chain)
-    if external is not None:
+    targets = sources.resolve(Use(chain[0], chain[1], 0), module.path)
+    if external is not None and not any(_is_of_project(target, module) for target in targets):
         return _is_quiet_external(external, call)
     return _is_quiet_function(sources, module, Use(chain[0], chain[1], 0), 0, depth) and func is call.func
+
+
+def _is_of_project(target: Target, module: Module) -> bool:
+    return isinstance(target, Whole) or (isinstance(target, Defined) and target.path != module.path)
 
 
 def _is_quiet_external(name: str, call: ast.Call) -> bool:
@@ -171,21 +179,26 @@ def _is_quiet_function(sources: Sources, module: Module, use: Use, nested: int, 
     """Return whether calling a function, and what it returns `nested` times, changes nothing."""
     if depth >= _MAX_DEPTH:
         return False
-    found = False
+    atoms: list[tuple[Module, Atom]] = []
     for target in sources.resolve(use, module.path):
         if not isinstance(target, Defined):
             return False
-        for atom in sources.atoms_of(target):
-            if atom.reading.aliases:
-                continue
-            found = True
-            if not isinstance(atom.node, ast.FunctionDef) or atom.node.decorator_list:
-                return False
-            if not _is_quiet_body(
-                sources, sources.module(target.path), atom.node, nested, depth + 1, frozenset()
-            ):
-                return False
-    return found
+        place = sources.module(target.path)
+        atoms += [(place, atom) for atom in sources.atoms_of(target) if not atom.reading.aliases]
+    return bool(atoms) and all(
+        _is_quiet_atom(sources, place, atom, nested, depth + 1) for place, atom in atoms
+    )
+
+
+def _is_quiet_atom(sources: Sources, module: Module, atom: Atom, nested: int, depth: int) -> bool:
+    key = ("quiet", atom, nested, depth)
+    if key not in sources.memo:
+        node = atom.node
+        quiet = False
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            quiet = _is_quiet_body(sources, module, node, nested, depth, frozenset())
+        sources.memo[key] = quiet
+    return bool(sources.memo[key])
 
 
 def _is_quiet_body(

@@ -96,6 +96,7 @@ def _syntax_problem(path: str, text: str, error: SyntaxError) -> Problem:
     lines = text.splitlines()
     shown = lines[line - 1].strip() if 0 < line <= len(lines) else ""
     if "null byte" in error.msg:
+        line = text.count("\n", 0, max(text.find("\0"), 0)) + 1
         return _refuse(path, "it holds a null byte", "save the file as UTF-8 text", line=line).problems[0]
     if "nested" in error.msg:
         return _refuse(path, error.msg, "cut the expression into smaller parts", line=line).problems[0]
@@ -160,7 +161,9 @@ class Module:
         self.path = path
         self.text = text
         self.tree = parse_file(path, text)
-        self._imported = {alias.bound: alias for alias in _module_aliases(self.tree)}
+        self._imported: dict[str, list[Alias]] = {}
+        for alias in _module_aliases(self.tree):
+            self._imported.setdefault(alias.bound, []).append(alias)
         future = any(
             isinstance(node, ast.ImportFrom) and node.module == "__future__" and "annotations" in _names(node)
             for node in self.tree.body
@@ -198,40 +201,52 @@ class Module:
         if chain is None:
             return None
         name, rest = chain
-        alias = self._imported.get(name)
-        if alias is None:
-            star = self._imported.get("*")
-            treadle = star is not None and star.module == "treadle"
+        if name not in self._imported:
+            treadle = any(
+                alias.module == "treadle" and not alias.level for alias in self._imported.get("*", ())
+            )
             return name if treadle and not rest and name in MARKERS else None
-        if alias.level or alias.module != "treadle":
-            return None
-        dotted = (*((alias.name,) if alias.name else ()), *rest)
-        return dotted[0] if len(dotted) == 1 and dotted[0] in MARKERS else None
+        for alias in self._imported[name]:
+            dotted = _to_dotted(alias, rest)
+            if not alias.level and dotted in [f"treadle.{marker}" for marker in MARKERS]:
+                return dotted.partition(".")[2]
+        return None
 
     def to_external(self, name: str, chain: tuple[str, ...]) -> str | None:
         """Return the dotted name of what a global is imported from, or of a builtin; None for all else."""
-        alias = self._imported.get(name)
-        atoms = self.bindings.get(name, ())
-        if not atoms:
+        if not self.bindings.get(name):
             return ".".join(("builtins", name, *chain)) if name in BUILTINS and not self.stars else None
-        if alias is None or alias.level or any(not atom.reading.aliases for atom in atoms):
+        return self._to_imported(name, chain)
+
+    def _to_imported(self, name: str, chain: tuple[str, ...]) -> str | None:
+        """Return the dotted name of what a global is imported from, when that is certain."""
+        aliases = self._imported.get(name, [])
+        if len(set(aliases)) != 1 or aliases[0].level or name in self._assigned:
             return None
-        parts = (alias.module, alias.name, *chain) if alias.name else (alias.target, *chain)
-        return ".".join(parts)
+        return _to_dotted(aliases[0], chain)
+
+    @functools.cached_property
+    def _assigned(self) -> frozenset[str]:
+        """The names that the module binds anywhere by anything but an import."""
+        names = {
+            node.id
+            for node in self.nodes
+            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+        }
+        return frozenset(
+            names | {node.name for node in self.nodes if isinstance(node, Definition | ast.ClassDef)}
+        )
 
     def _is_plain(self, decorator: ast.expr) -> bool:
         chain = to_chain(decorator.func if isinstance(decorator, ast.Call) else decorator)
         if chain is None:
             return False
-        name, rest = chain
-        alias = self._imported.get(name)
-        if alias is None:
-            defined = any(name == getattr(node, "name", "") for node in self.tree.body)
-            return not defined and not rest and f"builtins.{name}" in _PLAIN_DECORATORS
-        if alias.level:
-            return False
-        parts = (alias.module, alias.name, *rest) if alias.name else (alias.target, *rest)
-        return ".".join(parts) in _PLAIN_DECORATORS
+        if chain[0] in self._imported:
+            return self._to_imported(*chain) in _PLAIN_DECORATORS
+        return (
+            chain[0] not in self._assigned
+            and ".".join(("builtins", chain[0], *chain[1])) in _PLAIN_DECORATORS
+        )
 
     def _to_atoms(self) -> Iterator[Atom]:
         for node in self.tree.body:
@@ -253,10 +268,11 @@ class Module:
         chain = to_chain(test)
         if chain is None:
             return False
-        alias = self._imported.get(chain[0])
-        if alias is None or alias.module != "typing" or alias.level:
-            return False
-        return (*((alias.name,) if alias.name else ()), *chain[1]) == ("TYPE_CHECKING",)
+        return self._to_imported(*chain) == "typing.TYPE_CHECKING"
+
+
+def _to_dotted(alias: Alias, chain: tuple[str, ...]) -> str:
+    return ".".join((alias.module, alias.name, *chain) if alias.name else (alias.target, *chain))
 
 
 def _names(node: ast.ImportFrom) -> list[str]:

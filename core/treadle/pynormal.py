@@ -18,6 +18,9 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 Annotations = Literal["none", "parameters", "all"]
 
 _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores", "lineno", "col_offset"})
+_SPECIAL = frozenset(
+    {ast.arg, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.JoinedStr, ast.AnnAssign}
+)
 _KEEP_ARGUMENTS, _IN_CLASS, _KEEP_METHODS = 1, 2, 4
 
 
@@ -85,23 +88,26 @@ class _Writer:
                 if node.value is not None:
                     self.stack.append((ast.Assign(targets=[node.target], value=node.value), state))
             else:
-                read_annotations |= isinstance(node, ast.AnnAssign) or self._reads_annotations(node)
-                yield "(" + type(node).__name__
+                kind = type(node)
+                read_annotations = read_annotations or (kind in _SPECIAL and self._reads_annotations(node))
+                yield "(" + kind.__name__
                 self.stack.append((")", 0))
-                self._push_fields(node, state)
+                self._push_fields(node, state, special=kind in _SPECIAL)
         if read_annotations and self.rules.lazy_annotations:
             yield "lazy annotations"
 
     def _reads_annotations(self, node: ast.AST) -> bool:
-        return isinstance(node, Definition) and self.rules.kept_annotations(node) == "all"
+        if isinstance(node, Definition):
+            return self.rules.kept_annotations(node) == "all"
+        return isinstance(node, ast.AnnAssign)
 
-    def _push_fields(self, node: ast.AST, state: int) -> None:
+    def _push_fields(self, node: ast.AST, state: int, *, special: bool) -> None:
         pushed: list[tuple[ast.AST | str, int]] = []
         for name in node._fields:
             value = getattr(node, name, None)
-            if name in _SKIPPED or value is None or not self._is_kept(node, name, state):
+            if name in _SKIPPED or value is None or (special and not self._is_kept(node, name, state)):
                 continue
-            inner = self._inner_state(node, name, state)
+            inner = self._inner_state(node, name, state) if special else state
             if isinstance(value, list):
                 items = self._items(node, name, value, inner)
                 if items:

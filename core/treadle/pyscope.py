@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -267,10 +268,7 @@ class _Reader:
             self.stack.append((node, scope))
             for item in ast.walk(node):
                 if isinstance(item, ast.Constant) and isinstance(item.value, str):
-                    try:
-                        self.stack.append((ast.parse(item.value, mode="eval").body, scope))
-                    except (SyntaxError, ValueError, RecursionError, MemoryError):
-                        continue
+                    self._push([_parse_annotation(item.value)], scope)
 
     def _bind(self, name: str, scope: _Scope, line: int) -> None:
         scope.bind(name)
@@ -421,6 +419,16 @@ class _Reader:
         if isinstance(name, str):
             self._bind(name, scope, getattr(node, "lineno", 0))
         self._push(ast.iter_child_nodes(node), scope)
+
+
+def _parse_annotation(text: str) -> ast.expr | None:
+    """Return an annotation that is written as a text, or None when it is no expression."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _root(node: ast.expr) -> ast.expr:

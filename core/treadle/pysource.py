@@ -170,7 +170,20 @@ class Sources:
                     yield from self._follow(alias, chain, path, seen)
         for alias in module.stars:
             if not name.startswith("__"):
-                yield from self._follow(alias, (name, *chain), path, seen)
+                yield from self._follow_star(alias, (name, *chain), path, seen)
+
+    def _follow_star(
+        self, alias: Alias, chain: tuple[str, ...], path: str, seen: set[object]
+    ) -> Iterator[Target]:
+        found = False
+        for target in self._follow(alias, chain, path, seen):
+            found = True
+            yield target
+        if found:  # __all__ says which names such an import takes
+            for stem in self.find(alias.module, alias.level, path):
+                other = self.path_of(stem)
+                if other and "__all__" in self.module(other).bindings:
+                    yield Defined(other, "__all__")
 
     def _follow(self, alias: Alias, chain: tuple[str, ...], path: str, seen: set[object]) -> Iterator[Target]:
         dotted = alias.module if alias.name else alias.target

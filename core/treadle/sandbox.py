@@ -1,11 +1,10 @@
-# ruff: noqa: N802, N815  (a visitor is named after the class of node that it visits)
 """A Jinja environment in which a template can neither reach out nor grow without bound.
 
 Four gates, so that every limit holds without signals, threads or processes:
 
-    parse      `_Guard` rewrites the syntax tree: what is not offered is refused, and loops, containers, slices
-               and comparisons pass through a filter that charges for them
-    generate   `_Code` sends every output and every `~` through the environment, and computes nothing itself
+    parse      `Guard` (treadle.guard) refuses what is not offered; loops, containers, slices and comparisons
+               pass through a filter that charges for them
+    generate   `Code` (treadle.guard) sends every output and every `~` through the environment
     call       only Treadle's functions, macros and a list of methods can be called; each call is charged
     charge     `Budget` counts characters, elements and iterations, and looks at the CPU time of the thread
 
@@ -15,7 +14,6 @@ Sizes are checked before a value is made wherever the result can be larger than 
 from __future__ import annotations
 
 import json
-import math
 import re
 import string
 import threading
@@ -24,137 +22,62 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import BuiltinMethodType, MethodType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError, TemplateAssertionError, TemplateRuntimeError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.filters import FILTERS as DEFAULT_FILTERS
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
+
+from treadle.guard import MAX_BITS, Code, Guard, LimitError
 
 MAX_SOURCE = 2**20
 MAX_TOKENS = 20_000
 MAX_WORK = 2**23
 MAX_CPU_S = 1.5
 MAX_WIDTH = 1_000
-MAX_BITS = 4_096
 ELEMENT = 64
 ITERATION = 8
 CALL = 64
 
-CALLED_NAMES = ("as_of", "this")
-"""Names that a template reads as a value and that are computed, and noted, when they are read."""
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _METHODS: Mapping[type, frozenset[str]] = {
-    str: frozenset(
-        [
-            "capitalize",
-            "casefold",
-            "center",
-            "count",
-            "endswith",
-            "find",
-            "index",
-            "isalnum",
-            "isalpha",
-            "isdigit",
-            "islower",
-            "isspace",
-            "isupper",
-            "join",
-            "ljust",
-            "lower",
-            "lstrip",
-            "partition",
-            "removeprefix",
-            "removesuffix",
-            "replace",
-            "rfind",
-            "rjust",
-            "rpartition",
-            "rsplit",
-            "rstrip",
-            "split",
-            "splitlines",
-            "startswith",
-            "strip",
-            "swapcase",
-            "title",
-            "upper",
-            "zfill",
-        ]
+    str: _words(
+        """
+        capitalize casefold center count endswith find index isalnum isalpha isdigit islower isspace isupper
+        join ljust lower lstrip partition removeprefix removesuffix replace rfind rjust rpartition rsplit
+        rstrip split splitlines startswith strip swapcase title upper zfill
+        """
     ),
-    dict: frozenset(("get", "items", "keys", "values")),
-    list: frozenset(("count", "index")),
-    tuple: frozenset(("count", "index")),
+    dict: _words("get items keys values"),
+    list: _words("count index"),
+    tuple: _words("count index"),
 }
-_PADDING = frozenset(("center", "ljust", "rjust", "zfill"))
-_LOOP = frozenset(
-    [
-        "changed",
-        "cycle",
-        "depth",
-        "depth0",
-        "first",
-        "index",
-        "index0",
-        "last",
-        "length",
-        "nextitem",
-        "previtem",
-        "revindex",
-        "revindex0",
-    ]
+_PADDING = _words("center ljust rjust zfill")
+_LOOP = _words("changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0")
+_FILTERS = _words(
+    """
+    abs capitalize count d default dictsort first float int items last length list lower map max min reject
+    rejectattr reverse select selectattr sort title trim unique upper
+    """
 )
-_KINDS = {
-    str: "a text",
-    int: "a number",
-    float: "a number",
+_KINDS: Mapping[type, str] = {
+    **dict.fromkeys((int, float), "a number"),
+    **dict.fromkeys((list, tuple), "a list"),
     bool: "a boolean",
-    list: "a list",
-    tuple: "a list",
+    dict: "a mapping",
+    str: "a text",
+    type(None): "none",
 }
-_FILTERS = frozenset(
-    [
-        "abs",
-        "capitalize",
-        "count",
-        "d",
-        "default",
-        "dictsort",
-        "first",
-        "float",
-        "int",
-        "items",
-        "last",
-        "length",
-        "list",
-        "lower",
-        "map",
-        "max",
-        "min",
-        "reject",
-        "rejectattr",
-        "reverse",
-        "select",
-        "selectattr",
-        "sort",
-        "title",
-        "trim",
-        "unique",
-        "upper",
-    ]
-)
 _WIDTH = re.compile(r"\d+|\*")
 _PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)([a-zA-Z%])")
-
-
-class LimitError(Exception):
-    """A template asked for more time, memory or output than it may have."""
 
 
 class Budget:
@@ -194,102 +117,11 @@ class Door:
         return self._function(*args, **kwargs)
 
 
-class _Guard(NodeTransformer):
-    """Refuse what templates are not offered, and send what can grow through a charge."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def _refuse(self, node: nodes.Node, what: str) -> NoReturn:
-        raise TemplateAssertionError(f"{what} cannot be used in a template", node.lineno, None, self._path)
-
-    def _charged(self, node: nodes.Expr, name: str = "_weigh") -> nodes.Filter:
-        return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-    def visit_Name(self, node: nodes.Name) -> nodes.Node:
-        if node.name not in CALLED_NAMES:
-            return node
-        if node.ctx != "load":
-            self._refuse(node, f'"{node.name}" as a name of your own')
-        return nodes.Call(node, [], [], None, None, lineno=node.lineno)
-
-    def visit_Const(self, node: nodes.Const) -> nodes.Node:
-        value = node.value
-        if (isinstance(value, int) and value.bit_length() > MAX_BITS) or value in (math.inf, -math.inf):
-            raise LimitError("a number is too long")
-        return node
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        if node.recursive:
-            self._refuse(node, "a recursive loop")
-        self.generic_visit(node)
-        node.iter = self._charged(cast("nodes.Expr", node.iter), "_iterate")
-        return node
-
-    def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Node:
-        self.generic_visit(node)
-        return self._charged(node)
-
-    visit_Dict = visit_List
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
-        self.generic_visit(node)
-        return self._charged(node) if node.ctx == "load" else node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
-        self.generic_visit(node)
-        return self._charged(node) if isinstance(node.arg, nodes.Slice) else node
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        self.generic_visit(node)
-        node.expr = self._charged(node.expr, "_compare")
-        for operand in node.ops:
-            operand.expr = self._charged(operand.expr, "_compare")
-        return node
-
-    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
-        if node.name.startswith("_"):
-            raise TemplateAssertionError(f"No filter named {node.name!r}.", node.lineno, None, self._path)
-        return self.generic_visit(node)
-
-    def _statement(self, node: nodes.Node) -> NoReturn:
-        names = {
-            "FromImport": "import",
-            "ScopedEvalContextModifier": "autoescape",
-            "EvalContextModifier": "autoescape",
-        }
-        name = names.get(type(node).__name__, type(node).__name__.lower())
-        self._refuse(node, "{% " + name + " %}")
-
-    visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _statement
-    visit_ScopedEvalContextModifier = visit_EvalContextModifier = _statement
-
-
-class _Code(CodeGenerator):
-    """Compute nothing while compiling; send output and `~` through the environment."""
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        raise nodes.Impossible
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write("environment.emit(")
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write(f", {frame.buffer is None and isinstance(node, nodes.TemplateData)})")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.join_texts((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. It can be shared by threads; what one rendering spends belongs to its thread."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
-    code_generator_class = _Code
+    code_generator_class = Code
 
     def __init__(self) -> None:
         super().__init__(
@@ -318,9 +150,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "tojson": self._tojson,
         }
         self.filters = {name: self._guarded(self.filters[name]) for name in _FILTERS} | own
-        self.tests = {
-            name: self._guarded(cast("Callable[..., Any]", test)) for name, test in self.tests.items()
-        }
+        tests = cast("Mapping[str, Callable[..., Any]]", self.tests)
+        self.tests = {name: self._guarded(test) for name, test in tests.items()}
 
     # one rendering
 
@@ -347,7 +178,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if len(source) > MAX_SOURCE:
             raise LimitError("the file is longer than 1 MiB")
         tree = super()._parse(source, name, filename)
-        return cast("nodes.Template", _Guard(filename or "").visit(tree))
+        return cast("nodes.Template", Guard(filename or "").visit(tree))
 
     def _tokenize(
         self, source: str, name: str | None, filename: str | None = None, state: str | None = None
@@ -382,9 +213,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 str(item)  # raises, with the name
             elif item is not None and not isinstance(item, float):
                 if isinstance(item, (Door, Macro)):
-                    raise TemplateRuntimeError(
-                        f'"{item.name}" is written without (), where a value is needed'
-                    )
+                    raise TemplateRuntimeError(f'"{item.name}" is written without (), where a value is needed')
                 raise TemplateRuntimeError("a namespace or loop stands where a value is needed")
         return value
 
@@ -438,7 +267,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._check_product(left, right)
         elif operator == "**":
             _check_power(left, right)
-        return super().call_binop(context, operator, left, right)
+        try:
+            return super().call_binop(context, operator, left, right)
+        except TypeError as error:
+            what = f"{operator} cannot take {_kind(left)} and {_kind(right)}"
+            raise TemplateRuntimeError(what + ("; ~ joins texts" if operator == "+" else "")) from error
 
     def _check_product(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):
@@ -479,16 +312,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         """Return what raises as soon as it is used."""
-        kind = _KINDS.get(type(obj), "a mapping" if isinstance(obj, dict) else "a value of this kind")
-        return self.undefined(f'"{attribute}" of {kind} cannot be used in a template', exc=SecurityError)
+        return self.undefined(f'"{attribute}" of {_kind(obj)} cannot be used in a template', exc=SecurityError)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Return a `format` that charges, in place of the method of a text."""
-        if (
-            isinstance(value, BuiltinMethodType)
-            and value.__name__ == "format"
-            and isinstance(value.__self__, str)
-        ):
+        if isinstance(value, BuiltinMethodType) and value.__name__ == "format" and isinstance(value.__self__, str):
             formatter, text = _Formatter(self), value.__self__
             return cast(
                 "Callable[..., str]",
@@ -576,10 +404,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         prefix = width if isinstance(width, str) else " " * width
         self.spend(len(text) + (text.count("\n") + 1) * len(prefix))
         lines = text.split("\n")
-        kept = [
-            prefix + line if (number or first) and (line or blank) else line
-            for number, line in enumerate(lines)
-        ]
+        kept = [prefix + line if (number or first) and (line or blank) else line for number, line in enumerate(lines)]
         return "\n".join(kept)
 
     def _round(self, value: float, precision: int = 0, method: str = "common") -> float:
@@ -601,9 +426,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return json.dumps(value, ensure_ascii=False)
 
 
-KNOWN_FILTERS: Mapping[str, Callable[..., Any]] = DEFAULT_FILTERS
-"""All filters that Jinja has, offered or not."""
-
 _LIST = DEFAULT_FILTERS["list"]
 _ROUND = DEFAULT_FILTERS["round"]
 
@@ -614,13 +436,11 @@ class _Formatter(string.Formatter):
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
-    def get_field(
-        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, int | str]:
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int | str]:
         """Return the value of a field; only positions and names are understood."""
         if re.search(r"[.\[]", field_name):
             raise SecurityError("a field with . or [ in format() cannot be used in a template")
-        return super().get_field(field_name, args, kwargs)
+        return cast("tuple[Any, int | str]", super().get_field(field_name, args, kwargs))
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Format one value."""
@@ -635,6 +455,10 @@ class _Formatter(string.Formatter):
         if conversion is not None:
             raise SecurityError("a conversion such as !r in format() cannot be used in a template")
         return value
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "a value of this kind")
 
 
 def _check_power(left: Any, right: Any) -> None:

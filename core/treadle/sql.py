@@ -2,9 +2,8 @@
 
     Rendered  ->  tokens (positions, identity)  ->  syntax tree (tables and their scopes)  ->  Query
 
-The text that runs is always the user's own; sqlglot's tree is only looked at. Identity is taken from the tokens,
-each with its exact text, because a tree forgets what DuckDB keeps: the case of a column's name, the digits of a
-number.
+The text that runs is always the user's own; sqlglot's tree is only looked at. Identity is taken from tokens,
+each with its exact text: a tree forgets what DuckDB keeps, such as the case of a column's name.
 """
 
 from __future__ import annotations
@@ -18,71 +17,40 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ParseError, TokenError
-from sqlglot.tokenizer_core import Token
 
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match
-from treadle.sqlwords import KEYWORDS, READERS, TABLE_FUNCTIONS, VOLATILE_FUNCTIONS, VOLATILE_WORDS
+from treadle.sqlwords import (
+    KEYWORDS,
+    READERS,
+    STATEMENTS,
+    TABLE_FUNCTIONS,
+    VOLATILE_FUNCTIONS,
+    VOLATILE_WORDS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from sqlglot.tokenizer_core import Token
 
     from treadle.render import Rendered
 
 _DUCKDB = Dialect.get_or_raise("duckdb")
 _STARTS = frozenset(("SELECT", "WITH", "FROM", "VALUES", "PIVOT", "UNPIVOT", "TABLE", "("))
-_STATEMENTS = frozenset(
-    [
-        "ALTER",
-        "ANALYZE",
-        "ATTACH",
-        "BEGIN",
-        "CALL",
-        "CHECKPOINT",
-        "COMMENT",
-        "COMMIT",
-        "COPY",
-        "CREATE",
-        "DEALLOCATE",
-        "DELETE",
-        "DESC",
-        "DESCRIBE",
-        "DETACH",
-        "DROP",
-        "EXECUTE",
-        "EXPLAIN",
-        "EXPORT",
-        "IMPORT",
-        "INSERT",
-        "INSTALL",
-        "LOAD",
-        "MERGE",
-        "PRAGMA",
-        "PREPARE",
-        "REINDEX",
-        "RESET",
-        "ROLLBACK",
-        "SET",
-        "SHOW",
-        "SUMMARIZE",
-        "TRUNCATE",
-        "UPDATE",
-        "UPSERT",
-        "USE",
-        "VACUUM",
-    ]
-)
 _CHANGES = (
-    exp.DML,
+    exp.Insert,
+    exp.Update,
+    exp.Delete,
+    exp.Merge,
     exp.DDL,
     exp.Into,
-    exp.Command,
     exp.Drop,
-    exp.Set,
     exp.Copy,
+    exp.Set,
     exp.Attach,
     exp.Pragma,
-    exp.Merge,
+    exp.Command,
 )
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?$:]+")
 _PATH = re.compile(r"[./*:]")
@@ -148,14 +116,16 @@ def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
     locate = _locator(rendered, path)
     raw = _tokenize(text, locate)
     tokens = _read_statement(text, raw, locate)
-    tree = _parse(text, raw[: len(tokens)], locate)
+    tree = _parse(text, [one for one in raw if one.start < tokens[-1].end], locate)
     problems = [*_check_kind(tree, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
     problems += _check_tables(tree, rendered.refs, text, locate)
     problems += [] if volatile else _check_samples(tree, tokens, locate)
     if problems:
         unique = {(problem.code, problem.where, problem.what): problem for problem in problems}
         raise ProjectError(sorted(unique.values(), key=lambda one: one.where or Location(path)))
-    return Query(text=text[: tokens[-1].end], tokens=digest_tokens(text, tokens), refs=rendered.refs)
+    first = tokens[0].start
+    text = text[:first].replace(";", " ") + text[first : tokens[-1].end]
+    return Query(text=text, tokens=digest_tokens(text, tokens), refs=rendered.refs)
 
 
 def _locator(rendered: Rendered, path: str) -> _Locate:
@@ -184,10 +154,7 @@ def _tokenize(text: str, locate: _Locate) -> list[Token]:
 
 def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_Token]:
     """Return the tokens of the one statement of `text`, without its semicolon."""
-    tokens = []
-    for one in raw:
-        part = text[one.start : one.end + 1]
-        tokens.append(_Token(part, one.start, one.end + 1, part.upper()))
+    tokens = [token for one in raw for token in _split(text, one.start, one.end + 1)]
     if not tokens:
         fix = "write one SELECT, or delete the file"
         raise ProjectError(Problem("TR208", "the file holds no query", locate(0), fix=fix))
@@ -204,10 +171,20 @@ def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_T
     if deepest > MAX_DEPTH:
         why = f"brackets are nested more than {MAX_DEPTH} deep"
         raise ProjectError(_syntax_problem(locate(tokens[0].start), why))
-    if where := _open_join(tokens[:end]):
-        why = f"{MAX_OPEN_JOINS} joins wait for their ON or USING"
-        raise ProjectError(_syntax_problem(locate(where.start), why))
+    if join := _open_join(tokens[:end]):
+        why = f"{MAX_OPEN_JOINS} joins before it wait for their ON or USING"
+        raise ProjectError(_syntax_problem(locate(join.start), why))
     return tokens[:end]
+
+
+def _split(text: str, start: int, end: int) -> Iterator[_Token]:
+    """Yield the words of one of sqlglot's tokens, which takes `GROUP BY` for one."""
+    part = text[start:end]
+    if part[0].isalpha() and part[-1] not in "'\"" and any(map(str.isspace, part)):
+        for match in re.finditer(r"\S+", part):
+            yield _Token(match[0], start + match.start(), start + match.end(), match[0].upper())
+    else:
+        yield _Token(part, start, end, part.upper())
 
 
 def _open_join(tokens: Sequence[_Token]) -> _Token | None:
@@ -233,7 +210,7 @@ def _wrong_start(token: _Token, locate: _Locate) -> Problem | None:
     word = token.upper
     if word in _STARTS:
         return None
-    if word in _STATEMENTS:
+    if word in STATEMENTS:
         fix = "write the SELECT alone; Treadle makes the table"
         return Problem("TR208", f"{word} is no query", locate(token.start), fix=fix)
     why = f"found {token.text[:40]} where a query starts"
@@ -257,8 +234,8 @@ def _not_closed(text: str, locate: _Locate) -> Problem:
 def digest_tokens(text: str, tokens: Sequence[_Token]) -> str:
     """Return the SHA-256 of tokens, as hex.
 
-    Each token counts with its exact text, except that a keyword counts in upper case. Whether two tokens touch
-    counts where that can change what DuckDB reads (`1_000` and `1 _000`, `<->` and `< ->`).
+    Each token counts with its exact text, but a keyword in upper case. Whether two tokens touch counts where
+    that can change what DuckDB reads (`1_000` and `1 _000`, `<->` and `< ->`).
     """
     parts = []
     for number, token in enumerate(tokens):
@@ -295,7 +272,7 @@ def _is_keyword(tokens: Sequence[_Token], number: int) -> bool:
     word = tokens[number].upper
     before = tokens[number - 1].upper if number else ""
     after = [token.upper for token in tokens[number + 1 : number + 4]] + ["", "", ""]
-    if before in ("AS", ".", "::") or after[0] in (":=", "=>"):
+    if before in ("AS", ".") or after[0] in (":=", "=>"):
         return False
     if word in KEYWORDS:
         return True
@@ -314,7 +291,7 @@ def _is_keyword(tokens: Sequence[_Token], number: int) -> bool:
 # the syntax tree
 
 
-def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expression:
+def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expr:
     try:
         found = _DUCKDB.parser().parse(raw, text)
     except ParseError as error:
@@ -325,7 +302,9 @@ def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expression:
         raise ProjectError(_syntax_problem(locate(start), why)) from None
     except RecursionError:
         raise ProjectError(_syntax_problem(locate(0), "it is nested too deeply")) from None
-    return cast("exp.Expression", found[0])
+    except Exception as error:  # the compiled parser trips over some wrong SQL, as in `a < -> b`
+        raise ProjectError(_syntax_problem(locate(0), "its form is not understood")) from error
+    return cast("exp.Expr", found[0])
 
 
 def _plain(report: dict[str, object], *, ends: bool) -> str:
@@ -342,7 +321,7 @@ def _plain(report: dict[str, object], *, ends: bool) -> str:
     return f"{what} {place} {near}".strip()
 
 
-def _check_kind(tree: exp.Expression, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+def _check_kind(tree: exp.Expr, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
     change = next(tree.find_all(*_CHANGES), None)
     if change is None and isinstance(tree, (exp.Query, exp.Values, exp.Pivot)):
         return
@@ -396,11 +375,7 @@ def _depends(
 
 def _is_called(tokens: Sequence[_Token], number: int) -> bool:
     """Return whether `(` follows a name and makes it a call, not an alias as in `WITH now(x) AS (`."""
-    if (
-        number + 1 >= len(tokens)
-        or tokens[number + 1].text != "("
-        or (number and tokens[number - 1].name == "as")
-    ):
+    if number + 1 >= len(tokens) or tokens[number + 1].text != "(" or (number and tokens[number - 1].name == "as"):
         return False
     end = _closing(tokens, number + 1)
     following = [token.text.upper() for token in tokens[end + 1 : end + 4]]
@@ -426,16 +401,14 @@ def _closing(tokens: Sequence[_Token], opening: int) -> int:
     return len(tokens)
 
 
-def _check_samples(tree: exp.Expression, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+def _check_samples(tree: exp.Expr, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
     if any(sample.args.get("seed") is None for sample in tree.find_all(exp.TableSample)):
         words = ("SAMPLE", "TABLESAMPLE")
         token = next((one for one in tokens if one.text.upper() in words), tokens[0])
-        yield _depends(
-            "a sample without a seed", locate(token.start), "add repeatable (42), a seed of your choice"
-        )
+        yield _depends("a sample without a seed", locate(token.start), "add repeatable (42), a seed of your choice")
 
 
-def _check_tables(tree: exp.Expression, refs: Sequence[str], text: str, locate: _Locate) -> Iterator[Problem]:
+def _check_tables(tree: exp.Expr, refs: Sequence[str], text: str, locate: _Locate) -> Iterator[Problem]:
     known = {name.lower() for name in refs}
     for table, scope in _tables(tree):
         name, where = table.name, locate(_offset(table))
@@ -476,9 +449,9 @@ def _reads_path(full: str, where: Location) -> Problem:
     )
 
 
-def _tables(tree: exp.Expression) -> Iterator[tuple[exp.Table, frozenset[str]]]:
+def _tables(tree: exp.Expr) -> Iterator[tuple[exp.Table, frozenset[str]]]:
     """Yield every table that is named, with the common table expressions it can see, in lower case."""
-    stack: list[tuple[exp.Expression, frozenset[str]]] = [(tree, frozenset())]
+    stack: list[tuple[exp.Expr, frozenset[str]]] = [(tree, frozenset())]
     while stack:
         node, scope = stack.pop()
         clause = node.args.get("with_")
@@ -498,7 +471,7 @@ def _offset(table: exp.Table) -> int:
     return start if isinstance(start, int) else 0
 
 
-def _function_name(node: exp.Expression | None) -> str:
+def _function_name(node: exp.Expr | None) -> str:
     return node.sql_name() if isinstance(node, exp.Func) else "this function"
 
 

@@ -21,7 +21,6 @@ Kind = Literal[
     "choose",
     "validate",
     "refit",
-    "stage",
     "test",
 ]
 

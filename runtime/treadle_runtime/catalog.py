@@ -1,10 +1,10 @@
 """The catalog of an environment: views by the features' own names, in `.treadle/<env>.duckdb`.
 
 It is the face of the feature tables (`duckdb -readonly .treadle/dev.duckdb "from carrier_history"`) and a
-cache: it can be deleted and made again at any time. Beside it stands `<env>.catalog.json`, which says what the
-catalog holds, so that a build which changed nothing does not open it.
+cache: it can be deleted and made again at any time. Beside it stands `<env>.catalog.json`, which says what
+the catalog holds, so that a build which changed nothing does not open it.
 
-Flow: what is wanted against what stands -> nothing to do, or: copy the file (or start a new one) -> change
+Flow: what is wanted against what stands -> nothing to do, or: copy the file (or start anew) -> change
 the copy -> rename it over the old one. Who has the old one open for reading keeps reading it.
 
 Paths go through a macro `store()`, which returns the store's folder: only it changes when the project moves.
@@ -164,7 +164,7 @@ def _create_queries(con: Connection, queries: Mapping[str, str]) -> None:
 
 
 def _refuse_writer(path: Path) -> None:
-    """Refuse while another has the catalog open for writing: its changes would go to a file without a name."""
+    """Refuse while another has the catalog open for writing: its changes would go nowhere."""
     configs: tuple[_Config, ...] = (_CONFIG, {})  # a reader in this process may have set others
     for config in configs:
         if not path.exists():

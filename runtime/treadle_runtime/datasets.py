@@ -130,20 +130,7 @@ def build(
     finally:
         con.execute(f"DROP TABLE IF EXISTS temp.{_SPINE}")
         con.execute(f"DROP TABLE IF EXISTS {_JOINED}")
-    info: dict[str, Any] = {
-        "roles": {
-            "key": request.key,
-            "at": request.at is not None,
-            "label": request.label,
-            "label_known_at": request.label_known_at is not None,
-            "inputs": list(request.inputs),
-            "context": list(request.context),
-        },
-        "rows_in": rows_in,
-        "label_null": table[LABEL].null_count if request.label is not None else 0,
-        "at_null": table[AT].null_count if request.at is not None else 0,
-        "features": matched,
-    }
+    info = _describe(request, table, rows_in) | {"features": matched}
     if provenance:
         info["provenance"] = {read.prefix: _describe_provenance(read) for read in request.reads}
     return Dataset(table=table, info=info)
@@ -170,7 +157,7 @@ def _normalise(column: pa.ChunkedArray) -> pa.Array:
     if array.null_count == 0 or not _has_fixed_width(array.type):
         return array
     values = pc.fill_null(array, pa.scalar(0, pa.int64()).cast(array.type))
-    validity = pc.is_valid(array)
+    validity = array.is_valid()
     return pa.Array.from_buffers(array.type, len(array), [validity.buffers()[1], values.buffers()[1]])
 
 
@@ -414,7 +401,10 @@ def _write_spine(
             f" (SELECT {', '.join(chosen)} FROM {quote(request.rows)}{only}) ORDER BY {', '.join(order)}"
         )
     except duckdb.Error as error:
-        raise StepError(_expression_failed(request, "at", request.at or "", error)) from error
+        said = {"at": request.at, "label: known_at": request.label_known_at}
+        keys = [key for key, expression in said.items() if expression is not None]
+        expressions = "\n".join(expression for expression in said.values() if expression is not None)
+        raise StepError(_expression_failed(request, "` or `".join(keys), expressions, error)) from error
     counts = con.execute(
         f"SELECT (SELECT count(*) FROM {quote(request.rows)}), (SELECT count(*) FROM {_SPINE})"
     ).fetchone()
@@ -514,6 +504,22 @@ def _read_table(
         return con.sql(f"SELECT {', '.join(chosen)} FROM {_JOINED}").to_arrow_table()
     except duckdb.Error as error:
         raise StepError(_unstorable(request, error)) from error
+
+
+def _describe(request: _Request, table: pa.Table, rows_in: int) -> dict[str, Any]:
+    return {
+        "roles": {
+            "key": request.key,
+            "at": request.at is not None,
+            "label": request.label,
+            "label_known_at": request.label_known_at is not None,
+            "inputs": list(request.inputs),
+            "context": list(request.context),
+        },
+        "rows_in": rows_in,
+        "label_null": table[LABEL].null_count if request.label is not None else 0,
+        "at_null": table[AT].null_count if request.at is not None else 0,
+    }
 
 
 def _describe_provenance(read: asof.Read) -> dict[str, Any]:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
     from treadle_runtime.sources import Observed
 
-_FILE = re.compile(r"^\s+file = (.*)$", re.MULTILINE)
-_IN_FILE = re.compile(r'[Ff]ile "([^"]+)"')
 _LINE = re.compile(r"CSV Error on Line: (\d+)\nOriginal Line: ?(.*)")
-_CAST = re.compile(r"""converting column "(.*)"\. Could not convert string "(.*)" to '(.*)'""", re.DOTALL)
+_CAST = re.compile(r"""converting column "(.*)"\. Could not convert string "(.*)" to '(.*?)'\n""", re.DOTALL)
 _COUNT = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
 _HOLDER = re.compile(r"Conflicting lock is held in (\S+) \(PID (\d+)\)")
 _PREFIX = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
@@ -74,7 +72,7 @@ def _csv_reason(message: str) -> tuple[str, str]:
     if cast := _CAST.search(message):
         value = _shorten(cast[2])
         null = json.dumps([value], ensure_ascii=False)
-        fix = f"correct the value, declare another type, or read it as NULL with `csv: {{null: {null}}}`"
+        fix = f"correct the value, declare another type, or take it as NULL: csv: {{null: {null}}}"
         return f'column "{cast[1]}": "{value}" is no {cast[3]}', fix
     if count := _COUNT.search(message):
         why = f"{count[2]} fields, where the first line has {count[1]}"
@@ -86,15 +84,14 @@ def _csv_reason(message: str) -> tuple[str, str]:
 
 
 def _parse_again(con: Connection, config: Mapping[str, Any], observed: Observed, root: Path) -> str:
-    """Return the complaint about the first row that has not the form of its file's first; "" when all have."""
-    for part, file in zip(observed.parts, observed.files(root), strict=True):
-        if not part.size:
-            continue
+    """Return the complaint about the first row whose form is not that of its file's first; "" if none."""
+    for file in observed.files(root):
         dialect = read_dialect(config.get("csv") or {}, file)
+        n_columns = len(read_first_row(file, dialect))
+        if not n_columns:
+            continue
         try:
-            con.execute(
-                text_sql(escape_glob(str(file)), dialect, len(read_first_row(file, dialect)))
-            ).fetchall()
+            con.execute(text_sql(escape_glob(str(file)), dialect, n_columns)).fetchall()
         except duckdb.Error as error:
             return str(error)
     return ""
@@ -153,11 +150,10 @@ def _find_bad_text(file: Path) -> int:
 
 def _place(message: str, observed: Observed, root: Path, line: int = 0, text: str = "") -> Location | None:
     """Return the place in the file that a message names, as people write its path."""
-    named = _FILE.search(message) or _IN_FILE.search(message)
-    for part, file in zip(observed.parts, observed.files(root), strict=True):
-        if len(observed.parts) == 1 or (named and named[1] == str(file)):
-            return Location(part.path, line, text=_shorten(text))
-    return None
+    both = zip(observed.files(root), observed.parts, strict=True)
+    named = [(len(str(file)), part.path) for file, part in both if str(file) in message]
+    path = observed.parts[0].path if len(observed.parts) == 1 else max(named, default=(0, ""))[1]
+    return Location(path, line, text=_shorten(text)) if path else None
 
 
 def _general(message: str, observed: Observed, root: Path) -> Problem:

@@ -178,6 +178,7 @@ def write_query(
         StoreError: TR803 the disk is full.
     """
     query = sql.strip().rstrip(";")
+    columns: tuple[StoredColumn, ...] = ()
     try:
         columns = stored_columns(describe(con, query), what=what, where=where)
         select = _select(columns, query, _total_order(columns, order_by, what, where))
@@ -297,9 +298,7 @@ def _runs(con: Connection, sql: str) -> bool:
     return True
 
 
-def _engine_error(
-    error: duckdb.Error, folder: Path, what: str, where: Location | None
-) -> StepError | StoreError:
+def _engine_error(error: duckdb.Error, folder: Path, what: str, where: Location | None) -> StepError | StoreError:
     if is_disk_full(error):
         return StoreError(disk_full(folder, "No space left on device"))
     return sql_error(error, what, where)
@@ -326,9 +325,7 @@ def _explain(error: duckdb.Error) -> tuple[str, str]:
     return why, meant[1] if meant else ""
 
 
-def _unknown_arrow(
-    schema: pa.Schema, error: duckdb.Error, what: str, where: Location | None
-) -> list[Problem]:
+def _unknown_arrow(schema: pa.Schema, error: duckdb.Error, what: str, where: Location | None) -> list[Problem]:
     con = duckdb.connect(":memory:")
     problems = []
     for field in schema:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from treadle.plan import Plan
 from treadle.step import Step
-from treadle_runtime import sources, usercode
+from treadle_runtime import readers, sources, usercode
 from treadle_runtime.job import Job, Opponent, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
@@ -79,7 +79,7 @@ class JobMaker:
         elif step.kind == "source" and sources.in_place(step.config):
             observed = self.observed[step.id]
             config = {"name": step.name, **step.config, **step.settings}
-            sql = sources.read_sql(config, observed, self.root)
+            sql = readers.read_sql(config, observed, self.root)
             found[step.name] = Relation(step.name, sql=sql, paths=tuple(observed.files(self.root)))
         elif (version := self.version(plan, step.id)) is not None:
             found[step.name] = Relation(step.name, version)

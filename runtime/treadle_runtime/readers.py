@@ -62,8 +62,8 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
         con: of one thread, so that rows come in the order of the files; a database file is attached to it.
 
     Raises:
-        StepError: TR706 a declared column is missing; TR712 a declared type is none; TR713 nothing to read, or
-            files with different columns.
+        StepError: TR706 a declared column is missing; TR712 a declared type is none; TR713 nothing to read,
+            or files with different columns.
         duckdb.Error: a file cannot be read; `reading` says why.
     """
     declared: Mapping[str, str] = config.get("columns") or {}

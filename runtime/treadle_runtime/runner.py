@@ -28,7 +28,7 @@ from treadle_runtime.steps import run_job
 from treadle_runtime.store import Store, Version
 from treadle_runtime.workers import WorkerPool
 
-_IN_WORKER = frozenset({"baseline", "train", "evaluate", "validate", "refit", "stage"})
+_IN_WORKER = frozenset({"split", "baseline", "train", "evaluate", "choose", "validate", "refit"})
 _TICK_S = 0.2
 _PRELOAD = ("treadle_runtime.steps", "treadle_runtime.training", "treadle_runtime.evaluation")
 

@@ -227,9 +227,10 @@ def _no_file(name: str, pattern: str, root: Path, where: Location | None) -> Pro
     if (root / pattern).is_dir():
         fix = f"name its files, as in {pattern.rstrip('/')}/*.csv"
         return Problem("TR713", what, where, f"{pattern} is a folder", fix=fix)
-    folder = Path(pattern)
-    while folder != folder.parent and (glob.has_magic(str(folder)) or not (root / folder).is_dir()):
-        missing, folder = folder, folder.parent
+    missing = Path(pattern)
+    while glob.has_magic(str(missing.parent)) or not (root / missing.parent).is_dir():
+        missing = missing.parent
+    folder = missing.parent
     entries = sorted(entry.name for entry in (root / folder).iterdir() if not entry.name.startswith("."))
     close = close_match(missing.name, entries)
     suggestion = (folder / close).as_posix() if close else ""

@@ -158,6 +158,10 @@ class Store:
                 problems.append(damaged(version.folder, why))
         return problems
 
+    def size_of(self, fingerprint: str) -> int:
+        """Return the bytes of a version's files."""
+        return sum(path.stat().st_size for path in disk.files_below(self.folder_of(fingerprint)))
+
     @contextmanager
     def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:
         """Hold a fingerprint while working on it; wait while another process or thread does.

@@ -22,6 +22,7 @@ _STRICT = (
     "skip=0, comment='', strict_mode=true, null_padding=false, ignore_errors=false, hive_partitioning=false"
 )
 _ALL_ROWS = -1
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
 _JSON = "format='newline_delimited', records=true, hive_partitioning=false, maximum_object_size=67108864"
 _DETECT = "sample_size=-1, maximum_depth=-1, map_inference_threshold=-1, union_by_name=true"
 
@@ -126,6 +127,8 @@ def read_first_row(file: Path, dialect: Dialect) -> list[str]:
 @contextmanager
 def open_file(file: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, and decompress it when its ending says so."""
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix)
-    with pa.input_stream(str(file), compression=compression) as stream:
-        yield stream
+    with open(file, "rb") as plain:
+        if file.suffix not in _CODECS:
+            yield plain
+        else:
+            yield io.BufferedReader(pa.CompressedInputStream(plain, _CODECS[file.suffix]))

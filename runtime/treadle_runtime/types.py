@@ -16,13 +16,14 @@ from treadle.errors import Location, Problem, StepError
 
 # Parquet gives these back as they were, NaN, infinities, -0.0 and the ends of their ranges included.
 _KEPT = frozenset(
-    {"BOOLEAN", "VARCHAR", "BLOB", "UUID", "JSON", "NULL", "FLOAT", "DOUBLE", "DECIMAL"}
+    {"BOOLEAN", "VARCHAR", "BLOB", "UUID", "JSON", "FLOAT", "DOUBLE", "DECIMAL"}
     | {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
     | {"DATE", "TIME", "TIME_NS", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS"}
 )
 
 # Parquet would turn HUGEINT and UHUGEINT into DOUBLE, cut INTERVAL to milliseconds (and refuse negative
-# ones), drop the offset of TIMETZ, give GEOMETRY a coordinate system, and give the rest another type.
+# ones), drop the offset of TIMETZ, give GEOMETRY a coordinate system, lose whether a STRUCT of NULLs was NULL
+# itself, and give the rest another type.
 _RECAST = {
     "HUGEINT": "DECIMAL(38,0)",
     "UHUGEINT": "VARCHAR",
@@ -34,6 +35,7 @@ _RECAST = {
     "TIMESTAMP_S": "TIMESTAMP",
     "TIMESTAMP_MS": "TIMESTAMP",
     "GEOMETRY": "BLOB",
+    "NULL": "BOOLEAN",
 }
 _NARROWER = frozenset({"HUGEINT", "TIMESTAMP_S", "TIMESTAMP_MS"})  # the stored form holds fewer values
 _NESTED = frozenset({"STRUCT", "TUPLE", "UNION", "LIST", "ARRAY", "MAP"})

@@ -24,6 +24,7 @@ from treadle.plan import Champion, Known, Plan, make_plan
 from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
 from treadle_runtime import catalog, sources
+from treadle_runtime.handle import StepHandle
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.state import Candidate, State
@@ -31,8 +32,6 @@ from treadle_runtime.store import Store, Version
 from treadle_runtime.training import parameters
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from treadle_runtime.runner import Run
     from treadle_runtime.sources import Observed
 
@@ -320,68 +319,27 @@ class Workspace:
                 views[step.name] = version
         catalog.write_catalog(self.folder / f"{plan.graph.environment}.duckdb", views, self.folder / "store")
 
-    def step(self, step_id: str) -> StepHandle:
-        """Return a step with its inputs, to look at in a notebook.
+    def step(self, name: str) -> StepHandle:
+        """Return a step, with its inputs and what is built of it.
+
+        Args:
+            name: its id, or a name that means one step.
 
         Raises:
-            UsageError: TR601, there is no such step.
+            UsageError: TR601, there is no such step; TR603, there are several.
         """
-        selected = select.select(self.graph, [step_id])
-        plan = self.plan([step_id], tests="with")
-        chosen = step_id if step_id in self.graph.steps else next(iter(sorted(selected)))
-        return StepHandle(self, plan, self.graph[chosen])
-
-    def version(self, step_id: str) -> Version:
-        """Return the environment's version of a step.
-
-        Raises:
-            UsageError: TR807, it is not built.
-        """
-        fingerprint = self.state.environment(self.environment).get(step_id)
-        version = self.store.read(fingerprint) if fingerprint else None
-        if version is None:
-            fix = f"run `treadle build --select {step_id}`"
-            raise UsageError(Problem("TR807", f'"{step_id}" is not built in {self.environment}', fix=fix))
-        return version
+        graph = self.graph
+        if name not in graph.steps:
+            found = sorted(select.select(graph, [name]))
+            if len(found) > 1:
+                raise UsageError(Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them"))
+            name = found[0]
+        return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
 
 
 def dataset_of(graph: Graph, pipeline: str) -> str:
     """Return the id of the dataset that a pipeline splits."""
     return graph[f"{pipeline}.split"].inputs[0]
-
-
-@dataclass(frozen=True)
-class StepHandle:
-    """One step of an open project."""
-
-    workspace: Workspace
-    plan: Plan
-    step: Step
-
-    @property
-    def fingerprint(self) -> str:
-        return self.plan.identities[self.step.id].fingerprint
-
-    @property
-    def inputs(self) -> dict[str, pa.Table]:
-        """The tables that the step reads, by the names it reads them by; as it would get them now."""
-        from treadle_runtime import engine
-        from treadle_runtime.features import create_relation
-
-        jobs = self.workspace.jobs()
-        names = {self.plan.graph[parent].name for parent in self.step.inputs}
-        found = {}
-        with self.workspace.store.scratch() as scratch, engine.connect(temp_directory=scratch) as con:
-            for name, relation in jobs.relations(self.plan, self.step).items():
-                create_relation(con, relation)
-                if name in names:
-                    found[name] = con.execute(f"from {engine.quote_name(name)}").to_arrow_table()
-        return found
-
-    @property
-    def version(self) -> Version | None:
-        """What is built of the step as it stands now, or None."""
-        return self.workspace.store.read(self.fingerprint)
 
 
 def open_workspace(

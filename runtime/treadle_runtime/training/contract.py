@@ -62,7 +62,8 @@ class Inputs:
             rows: any table that holds the inputs; other columns are ignored and the order does not matter.
 
         Returns:
-            a table of the same length: numeric columns are float64 with NaN for NULL, categorical ones are string.
+            a table of the same length: numeric columns are float64 with NaN for NULL, categorical ones are
+            string.
 
         Raises:
             StepError: TR706, an input is missing; TR712, it has another type than in training.
@@ -134,9 +135,7 @@ class Trainer(Protocol):
     capabilities: frozenset[str]
     libraries: tuple[str, ...]
 
-    def fit(
-        self, train: Batch, validation: Batch | None, params: Mapping[str, Any], context: FitContext
-    ) -> Model:
+    def fit(self, train: Batch, validation: Batch | None, params: Mapping[str, Any], context: FitContext) -> Model:
         """Fit a model on the rows of `train`; `validation` may decide when to stop, and nothing else.
 
         Args:
@@ -193,7 +192,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _instead(field: pa.Field) -> str:
     name, kind = field.name, field.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return f"write what matters of it as a number, such as extract(hour from {name}) or datediff('day', {name}, at)"
+        return f"write what matters of it as a number, such as extract(hour from {name})"
     if pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_interval(kind):
         return f"write it as a number, such as extract(epoch from {name})"
     if pa.types.is_nested(kind):
@@ -217,9 +216,7 @@ def _index(schema: pa.Schema, name: str) -> int:
                 fix="give each column a name of its own",
             )
         )
-    shown = ", ".join(schema.names[:20]) + (
-        f" and {len(schema.names) - 20} more" if len(schema.names) > 20 else ""
-    )
+    shown = ", ".join(schema.names[:20]) + (f" and {len(schema.names) - 20} more" if len(schema.names) > 20 else "")
     raise StepError(
         Problem(
             "TR706",

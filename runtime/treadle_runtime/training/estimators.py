@@ -1,7 +1,7 @@
 """scikit-learn's estimators by name: the short names, the dotted ones, and what each needs of its rows.
 
-A dotted name is checked against the public modules before anything is imported, so that no name in a model's file
-can import what is not a public estimator of scikit-learn. Importing this module imports no scikit-learn.
+A dotted name is checked against the public modules before anything is imported, so that no name in a model's
+file can import what is not a public estimator of scikit-learn. Importing this module imports no scikit-learn.
 """
 
 from __future__ import annotations
@@ -57,14 +57,16 @@ ALIASES: dict[str, tuple[str, str]] = {
     "tweedie": ("", "linear_model.TweedieRegressor"),
 }
 
-# What Treadle sets where a model's file says nothing. Boosting would hold out a random share of the training rows.
+# What Treadle sets where a model's file says nothing. Boosting would hold out a random share of the training
+# rows.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "HistGradientBoostingClassifier": {"early_stopping": False},
     "HistGradientBoostingRegressor": {"early_stopping": False},
     "SGDClassifier": {"loss": "log_loss"},
 }
 
-# Classifiers with decision values only, whose probabilities come from a calibration over folds of the training rows.
+# Classifiers with decision values only, whose probabilities come from a calibration over folds of the
+# training rows.
 CALIBRATED = frozenset({"SVC", "NuSVC"})
 
 # They take n_jobs, and say that it does nothing.
@@ -98,7 +100,8 @@ _MODULES = frozenset(
 
 
 def resolve(name: str, task: str) -> str:
-    """Return the dotted name behind a short name, or `name` itself; empty where a short name has none for the task."""
+    """Return the dotted name behind a short name, or `name`; empty where the short name has none for the
+    task."""
     pair = ALIASES.get(name.removeprefix(PREFIX))
     if pair is None:
         return name
@@ -109,7 +112,8 @@ def resolve(name: str, task: str) -> str:
 def needs_of(class_name: str) -> Needs:
     """Return what an estimator needs of its rows.
 
-    `native` reads missing values and categories itself, `trees` need no scaling, `counts` take nothing below zero.
+    `native` reads missing values and categories itself, `trees` need no scaling, `counts` take nothing below
+    zero.
     """
     if class_name in _NATIVE:
         return "native"

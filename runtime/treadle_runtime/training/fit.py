@@ -122,15 +122,13 @@ def _fit(
                 "TR716",
                 f'trainer "{trainer.name}" could not be fitted',
                 why=_short(e),
-                fix="set preprocess: {impute: median} in the model"
-                if "NaN" in str(e)
-                else "see `params` of the model",
+                fix="set preprocess: {impute: median} in the model" if "NaN" in str(e) else "see `params` of the model",
             )
         ) from e
 
 
 def _short(error: Exception) -> str:
-    """Return the first lines of what a library says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = " ".join(lines[:2])
+    """Return the first line of what a library says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

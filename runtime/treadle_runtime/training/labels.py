@@ -19,13 +19,15 @@ def encode_labels(
     """Return labels as numbers, and what the numbers stand for.
 
     Args:
-        label: one value a row, without NULL. binary: booleans, integers 0 and 1, or two strings of which the second in
-            sorted order is the positive class; multiclass: strings, integers or booleans; regression: finite numbers.
+        label: one value a row, without NULL. binary: booleans, integers 0 and 1, or two strings of which the
+            second in sorted order is the positive class; multiclass: strings, integers or booleans;
+            regression: finite numbers.
         task: binary, multiclass or regression.
         classes: the classes to use, in order, where a model was trained already; else they come from `label`.
 
     Returns:
-        (y, classes): y of shape (n,) is int64 positions in `classes`, or float64 with classes () for regression.
+        (y, classes): y of shape (n,) is int64 positions in `classes`, or float64 with classes () for
+        regression.
 
     Raises:
         StepError: TR708, the labels do not fit the task; the values found are named.
@@ -43,7 +45,7 @@ def encode_labels(
     strange = [value for value in found if value not in known]
     if strange:
         raise _wrong(
-            f"{_shown(strange)} never stands among the labels of the training rows, which are {_shown(known)}",
+            f"{_shown(strange)} is no label of the training rows, which are {_shown(known)}",
             "train on rows of every class, or leave these rows out",
         )
     codes = pc.index_in(label, value_set=pa.array(known, type=label.type))
@@ -89,9 +91,7 @@ def _numbers(label: pa.ChunkedArray) -> np.ndarray:
     kind = label.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         if not pa.types.is_boolean(kind):
-            raise _wrong(
-                f"the labels are {kind}, and regression needs numbers", "cast them, or use another task"
-            )
+            raise _wrong(f"the labels are {kind}, and regression needs numbers", "cast them, or use another task")
         raise _wrong("the labels are booleans, and regression needs numbers", "use task: binary")
     y = pc.cast(label, pa.float64(), safe=False).to_numpy()
     if wrong := int((~np.isfinite(y)).sum()):

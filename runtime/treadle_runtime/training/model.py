@@ -1,6 +1,7 @@
 """A trained model in a folder: `model.json` says what it is, beside it stands what its trainer wrote.
 
-Nothing in the folder tells a time, a place or a machine, so that two fits of the same rows give the same bytes.
+Nothing in the folder tells a time, a place or a machine, so that two fits of the same rows give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import pyarrow as pa
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime.training.contract import Inputs, Model
-from treadle_runtime.training.estimators import CLASSIFICATION
 from treadle_runtime.training.labels import Label
 from treadle_runtime.training.threads import limited_threads
 from treadle_runtime.training.trainers import load_trainer
@@ -67,8 +67,6 @@ class TrainedModel:
             return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
         with limited_threads(self.threads):
             found = self.model.predict(rows)
-        if self.task == "binary" and found.ndim == 2:
-            found = found[:, 1]
         return np.ascontiguousarray(found)
 
     def save(self, folder: Path) -> None:
@@ -129,8 +127,3 @@ def load_model(folder: Path) -> TrainedModel:
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
     """Return the installed version of each distribution."""
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def is_classification(task: str) -> bool:
-    """Return whether a task predicts classes."""
-    return task in CLASSIFICATION

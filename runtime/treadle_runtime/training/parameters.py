@@ -1,12 +1,12 @@
 """Trainer parameters, checked at plan time against a table and without the library that trains.
 
-The rules of a parameter are scikit-learn's own (`sklearn.utils._param_validation`), cut down to what YAML can hold.
+The rules of a parameter are scikit-learn's own (`sklearn.utils._param_validation`), cut down to what YAML can
+hold.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,13 @@ from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match
 from treadle_runtime.training import trainers
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "none": (type(None),),
+    "boolean": (bool,),
+    "text": (str,),
+    "list": (list, tuple),
+    "mapping": (dict,),
+}
 _WORDS = {
     "none": "null",
     "boolean": "true or false",
@@ -122,9 +129,7 @@ def _check_task(model: ModelParameters, rules: Mapping[str, Any], table: Mapping
 def _twin(title: str, task: str, table: Mapping[str, Any]) -> str:
     """Return the trainer of the same kind that fits the task, such as the classifier beside a regressor."""
     wanted = (
-        title.replace("Regressor", "Classifier")
-        if task != "regression"
-        else title.replace("Classifier", "Regressor")
+        title.replace("Regressor", "Classifier") if task != "regression" else title.replace("Classifier", "Regressor")
     )
     for name, rules in table["trainers"].items():
         if rules["title"] == wanted and task in rules["tasks"]:
@@ -160,9 +165,7 @@ def _check_params(model: ModelParameters, rules: Mapping[str, Any]) -> list[Prob
     return problems
 
 
-def _no_such_parameter(
-    model: ModelParameters, name: str, rules: Mapping[str, Any], where: Location | None
-) -> Problem:
+def _no_such_parameter(model: ModelParameters, name: str, rules: Mapping[str, Any], where: Location | None) -> Problem:
     known = sorted(set(rules["parameters"]) - set(rules.get("set", {})))
     return Problem(
         "TR502",
@@ -206,23 +209,22 @@ def _holds(value: Any, constraint: Mapping[str, Any]) -> bool:
         return _in_interval(value, constraint)
     if kind == "options":
         return any(type(value) is type(option) and value == option for option in constraint["values"])
-    types = {"none": type(None), "boolean": bool, "text": str, "list": (list, tuple), "mapping": dict}
-    return kind == "any" or isinstance(value, types.get(kind, ()))
+    return isinstance(value, _TYPES.get(kind, ()))
 
 
 def _in_interval(value: Any, constraint: Mapping[str, Any]) -> bool:
-    """Return whether a number lies in an interval; as in scikit-learn true counts as 1, and NaN lies in none."""
-    kinds = {"int": int, "float": float}.get(constraint["numbers"], (int, float))
-    if not isinstance(value, kinds):
+    """Return whether a number lies in an interval; as in scikit-learn, true is 1 and NaN lies in none."""
+    kind = constraint["numbers"]
+    if not isinstance(value, int if kind == "int" else float if kind == "float" else (int, float)):
         return False
     if isinstance(value, float) and math.isnan(value):
-        return bool(constraint["numbers"] == "any")
+        return bool(kind == "any")
     left = -math.inf if constraint["left"] is None else constraint["left"]
     right = math.inf if constraint["right"] is None else constraint["right"]
     closed = constraint["closed"]
-    above = operator.ge if closed in ("left", "both") else operator.gt
-    below = operator.le if closed in ("right", "both") else operator.lt
-    return bool(above(value, left) and below(value, right))
+    above = value >= left if closed in ("left", "both") else value > left
+    below = value <= right if closed in ("right", "both") else value < right
+    return bool(above and below)
 
 
 def _text(constraint: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What stands between the inputs and an estimator: imputing, scaling, categories as numbers.
 
 All of it is scikit-learn's own, fitted on training rows only and saved in one pipeline with the estimator.
-A missing category counts as a category of its own; one that training never saw counts as none of the known ones.
+A missing category counts as a category of its own; one that training never saw counts as none of the known
+ones.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Preparation:
         impute: mean, median, zero or none; of numeric inputs.
         min_frequency: categories in fewer training rows share one code.
         max_categories: how many codes an input has at most; None for no limit.
-        native: missing and unknown categories are NaN, which the estimator reads as missing.
+        native: an unknown category is NaN, which the estimator reads as missing.
         sparse: the estimator takes a sparse matrix.
     """
 
@@ -86,7 +87,7 @@ def prepare(asked: Mapping[str, Any], needs: Needs, *, sparse: bool, max_bins: i
 
 
 def make_transformer(preparation: Preparation, inputs: Inputs) -> ColumnTransformer:
-    """Return the unfitted transformer: numeric inputs first, then the categorical ones, each in their order."""
+    """Return the unfitted transformer: numeric inputs first, then the categorical ones."""
     parts: list[tuple[str, Any, list[str]]] = []
     if inputs.numeric:
         parts.append(("numeric", _numeric(preparation), list(inputs.numeric)))
@@ -130,8 +131,8 @@ def check_finite(rows: pa.Table, inputs: Inputs) -> None:
 
 def _is_empty(column: pa.ChunkedArray) -> bool:
     if pa.types.is_floating(column.type):
-        return bool(pc.all(pc.is_nan(column)).as_py()) if len(column) else True
-    return column.null_count == len(column)
+        return pc.all(pc.is_nan(column)).as_py() is not False
+    return bool(column.null_count == len(column))
 
 
 def _numeric(preparation: Preparation) -> Any:
@@ -157,7 +158,6 @@ def _categorical(preparation: Preparation) -> Any:
     return OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan if preparation.native else -1,
-        encoded_missing_value=np.nan if preparation.native else -2,
         min_frequency=rare,
         max_categories=preparation.max_categories,
     )

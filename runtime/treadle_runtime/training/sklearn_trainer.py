@@ -1,4 +1,4 @@
-"""scikit-learn's estimators as trainers: one pipeline of preparation and estimator, fitted and saved together."""
+"""scikit-learn's estimators as trainers: one pipeline of preparation and estimator, fitted and saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from treadle.errors import Problem, StepError
 from treadle_runtime.training import skops_form
-from treadle_runtime.training.contract import Batch, FitContext, Inputs
+from treadle_runtime.training.contract import Batch, FitContext, InputColumn, Inputs
 from treadle_runtime.training.estimators import CALIBRATED, DEFAULTS, NO_JOBS, load_estimator, needs_of
 from treadle_runtime.training.preprocessing import (
     Preparation,
@@ -36,12 +36,14 @@ class SklearnModel:
 
     Attributes:
         pipeline: preparation and estimator.
+        task: binary, multiclass or regression.
         inputs: those it reads; inputs that were empty in training are not among them.
         takes_infinity: whether infinite values may reach it.
         notes: what the fit had to say.
     """
 
     pipeline: Pipeline
+    task: str
     inputs: Inputs
     takes_infinity: bool
     notes: tuple[str, ...] = ()
@@ -51,14 +53,15 @@ class SklearnModel:
         if not self.takes_infinity:
             check_finite(X, self.inputs)
         frame = to_frame(X)
-        if not hasattr(self.pipeline, "predict_proba"):
+        if self.task == "regression":
             return np.asarray(self.pipeline.predict(frame), dtype=np.float64).reshape(-1)  # (n,)
         found = np.asarray(self.pipeline.predict_proba(frame), dtype=np.float64)  # (n, K)
-        return found
+        return found[:, 1] if self.task == "binary" else found
 
     def save(self, folder: Path) -> None:
         """Write the pipeline."""
-        skops_form.save({"pipeline": self.pipeline, "takes_infinity": self.takes_infinity}, folder / _FILE)
+        whole = {"pipeline": self.pipeline, "task": self.task, "takes_infinity": self.takes_infinity}
+        skops_form.save(whole, folder / _FILE)
 
 
 class SklearnTrainer:
@@ -77,13 +80,11 @@ class SklearnTrainer:
 
         The validation part is read only where the estimator takes one, and only with `early_stopping`.
         """
-        rows, y = train
+        rows, _ = train
         inputs, empty = filled_inputs(rows, context.inputs)
         if not inputs.columns:
             raise StepError(
-                Problem(
-                    "TR707", "there is nothing to train on", why="every input is NULL in every training row"
-                )
+                Problem("TR707", "there is nothing to train on", why="every input is NULL in every training row")
             )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -93,13 +94,14 @@ class SklearnTrainer:
                 check_finite(rows, inputs)
             pipeline, more = _fit(estimator, preparation, inputs, train, validation)
         notes = [f'input "{name}" has no value in the training rows and is left out' for name in empty]
-        return SklearnModel(pipeline, inputs, preparation.takes_infinity, (*notes, *more, *_to_notes(caught)))
+        notes += [*more, *_to_notes(caught)]
+        return SklearnModel(pipeline, context.task, inputs, preparation.takes_infinity, tuple(notes))
 
     def load(self, folder: Path) -> SklearnModel:
         """Read what `SklearnModel.save` wrote."""
         found = skops_form.load(folder / _FILE)
         pipeline = found["pipeline"]
-        return SklearnModel(pipeline, _inputs_of(pipeline), bool(found["takes_infinity"]))
+        return SklearnModel(pipeline, found["task"], _inputs_of(pipeline), bool(found["takes_infinity"]))
 
     def _make(self, params: Mapping[str, Any], context: FitContext) -> Any:
         """Return the unfitted estimator with the model's parameters, seed and threads."""
@@ -159,19 +161,19 @@ def _fit(
     if type(estimator).__name__ in CALIBRATED:
         estimator = CalibratedClassifierCV(estimator, ensemble=False)
     estimator.fit(X, y, **extra)
+    if needs_of(type(estimator).__name__) == "trees" and "n_jobs" in estimator.get_params(deep=False):
+        estimator.set_params(n_jobs=1)  # a forest adds its trees up in the order in which threads end
     return Pipeline([("inputs", transformer), ("estimator", estimator)]), notes
 
 
 def _inputs_of(pipeline: Pipeline) -> Inputs:
-    from treadle_runtime.training.contract import InputColumn
-
     parts = {name: columns for name, _, columns in pipeline.named_steps["inputs"].transformers}
     numeric = [InputColumn(name, "numeric") for name in parts.get("numeric", [])]
     return Inputs((*numeric, *(InputColumn(name, "categorical") for name in parts.get("categorical", []))))
 
 
 def _to_notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
-    """Return the first line of each different warning; what later versions of a library will do is none of it."""
+    """Return the first line of each different warning, but not what later versions of a library will do."""
     said = [w for w in caught if not issubclass(w.category, (FutureWarning, DeprecationWarning))]
     texts = [str(warning.message).strip().splitlines() for warning in said]
     return list(dict.fromkeys(lines[0] for lines in texts if lines))[:MAX_NOTES]

@@ -1,13 +1,14 @@
 """scikit-learn models as files: skops in a normal form, read back with a reviewed list of types.
 
-Two plain skops dumps of one model differ: entries carry the time, ids are memory addresses, sets follow the hash
-seed, and records of trees hold uninitialised padding. The normal form has none of that:
+Two plain skops dumps of one model differ: entries carry the time, ids are memory addresses, sets follow the
+hash seed, and records of trees hold uninitialised padding. The normal form has none of that:
 
-    plain dump -> schema: ids dropped, shared objects numbered, sets sorted -> arrays named by first use, padding zeroed
+    plain dump -> schema: ids dropped, shared objects numbered, sets sorted
+               -> arrays: named by first use, equal ones once, padding zeroed
                -> one uncompressed zip with a fixed time
 
-Reading trusts only the types below. Tree nodes are checked before they are used, for scikit-learn follows their
-indices without looking: https://github.com/scikit-learn/scikit-learn/pull/34558
+Reading trusts only the types below. Tree nodes are checked before they are used, for scikit-learn follows
+their indices without looking: https://github.com/scikit-learn/scikit-learn/pull/34558
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from treadle.errors import Problem, StepError, StoreError
 from treadle_runtime.training.tree_check import check_trees
 
-# Types of scikit-learn's own fitted estimators that skops does not trust by itself, each looked at: they hold numbers
-# and text and run nothing when they are made. Collected by dumping every estimator; a test does it again.
+# Types of scikit-learn's own fitted estimators that skops does not trust by itself, each looked at: they hold
+# numbers and text and run nothing when they are made. Collected by dumping every estimator; a test does it
+# again.
 TRUSTED: tuple[str, ...] = (
     "functools.partial",  # of a function that is trusted itself
     "numpy.dtype",
@@ -84,7 +86,8 @@ def load(path: Path) -> Any:
     """Read an estimator that `save` wrote.
 
     Raises:
-        StoreError: TR804, the file is damaged, holds a type that is not trusted, or a tree that points outside itself.
+        StoreError: TR804, the file is damaged, holds a type that is not trusted, or a tree that points
+            outside itself.
     """
     try:
         with warnings.catch_warnings():

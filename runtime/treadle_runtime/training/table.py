@@ -10,8 +10,9 @@
          "set":        {parameter: where its value comes from}, for those that a model may not give,
          "parameters": {name: [constraint, ...] or null for anything}}}}
 
-A constraint is {"kind": none | boolean | text | list | mapping | any | interval | options, ...}; see `parameters`.
-What a YAML file cannot hold (functions, estimators, matrices) is {"kind": "object"}. Plugins give the same form.
+A constraint is {"kind": none | boolean | text | list | mapping | interval | options, ...}; see
+`parameters`. What a YAML file cannot hold (functions, estimators, matrices) is {"kind": "object"}. Plugins
+give the same form.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _ONLY = {"SGDClassifier": {"loss": ["log_loss", "modified_huber"]}}
 
 
 def read_or_build(cache: Path) -> Mapping[str, Any]:
-    """Return the table of the installed scikit-learn, from `cache` or made now; a damaged file is made again."""
+    """Return the table of the installed scikit-learn, from `cache` or made now."""
     version = importlib.metadata.version("scikit-learn")
     file = cache / f"sklearn-{version}.json"
     try:

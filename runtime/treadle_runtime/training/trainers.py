@@ -39,9 +39,7 @@ def registered() -> tuple[Registered, ...]:
     """
     found: list[Registered] = []
 
-    def register(
-        name: str, *, load: Callable[[str], object], table: Callable[[Path], Mapping[str, Any]]
-    ) -> None:
+    def register(name: str, *, load: Callable[[str], object], table: Callable[[Path], Mapping[str, Any]]) -> None:
         found.append(Registered(name, load, table))
 
     plugins.find([builtin]).call("register_trainers", register=register)

@@ -65,7 +65,7 @@ def _check_predictor(tree: TreePredictor) -> None:
 
 
 def _check_boosting(value: Any) -> None:
-    """Check the inputs that the trees of a histogram boosting read; such a tree does not know how many there are."""
+    """Check the inputs that the trees of a histogram boosting read: they do not know how many there are."""
     for iteration in vars(value).get("_predictors") or ():
         for tree in iteration:
             if not isinstance(tree, TreePredictor):

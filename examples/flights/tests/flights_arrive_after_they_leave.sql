@@ -1,0 +1,1 @@
+select * from {{ ref('flights') }} where arrived_at <= departed_at

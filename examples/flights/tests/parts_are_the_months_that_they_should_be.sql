@@ -1,0 +1,5 @@
+-- "at" is the moment of prediction. (In quotes: at is a word of SQL.)
+select *
+from {{ ref('trees') }}
+where (part = 'test') <> ("at" >= timestamp '2013-11-01')
+   or "at" < timestamp '2013-09-02'

@@ -1,0 +1,145 @@
+"""treadle build, run and test: compute what changed, prove it, publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from treadle_runtime.commands.options import (
+    as_of_option,
+    json_option,
+    open_project,
+    project_options,
+    selection_options,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from treadle_runtime.workspace import Tests, Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _run_options(command: F) -> F:
+    for option in (json_option, project_options, threads_option, as_of_option, selection_options):
+        command = option(command)
+    return click.option("--full-refresh", is_flag=True, help="Compute what is selected even if it is built")(command)
+
+
+@click.command("build")
+@_run_options
+def build(**options: Any) -> int:
+    """Build features, datasets and models, run the tests, publish
+
+    Only what changed runs; `treadle plan` shows it beforehand. Exit code 1: a step or a test failed and nothing was
+    published, or the gates of a pipeline did not hold and its candidate stayed.
+
+    \b
+    Examples:
+      treadle build
+      treadle build --select +arrivals --exclude tag:slow
+    """
+    return _build("with", "build", **options)
+
+
+@click.command("run")
+@click.argument("steps", nargs=-1)
+@click.option("--pdb", is_flag=True, help="Run one step here and stop where it raises")
+@_run_options
+def run(steps: tuple[str, ...], pdb: bool, **options: Any) -> int:
+    """Build without tests; `run STEP --pdb` debugs a step
+
+    \b
+    Examples:
+      treadle run plane_age
+      treadle run plane_age --pdb
+    """
+    if pdb:
+        return _debug(steps, **options)
+    options["select"] = (*options["select"], *steps)
+    return _build("without", "run", **options)
+
+
+@click.command("test")
+@_run_options
+def test(**options: Any) -> int:
+    """Run the tests, and build what they look at
+
+    \b
+    Examples:
+      treadle test
+      treadle test --select flights
+    """
+    return _build("only", "test", **options)
+
+
+def _build(
+    tests: Tests,
+    command: str,
+    *,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_of: str | None,
+    threads: int,
+    full_refresh: bool,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+    as_json: bool,
+) -> int:
+    from treadle_runtime.commands.console import Reporter, print_json, print_problem
+    from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
+
+    with open_project(folder, environment, variables, as_of) as workspace:
+        reporter = Reporter(as_json=as_json)
+        for warning in workspace.graph.warnings:
+            print_problem(warning, severity="warning")
+        try:
+            outcome = workspace.build(
+                select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, emit=reporter
+            )
+        except KeyboardInterrupt:
+            reporter.close()
+            click.echo(f"interrupted: what is built is kept\nnext: treadle {command}", err=True)
+            return 130
+        finally:
+            reporter.close()
+        results = to_results(workspace, outcome, reporter)
+        if as_json:
+            print_json(results)
+        else:
+            print_summary(workspace, outcome, reporter)
+            print_failures(outcome)
+        return exit_code(outcome)
+
+
+def _debug(
+    steps: tuple[str, ...],
+    *,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+    as_of: str | None,
+    threads: int,
+    **_: Any,
+) -> int:
+    from treadle.errors import Problem, UsageError
+    from treadle_runtime.debugging import debug_step
+
+    if len(steps) != 1:
+        raise UsageError(Problem("TR603", "--pdb takes one step", fix="write `treadle run STEP --pdb`"))
+    with open_project(folder, environment, variables, as_of) as workspace:
+        _build_inputs(workspace, steps[0], threads)
+        return debug_step(workspace, steps[0])
+
+
+def _build_inputs(workspace: Workspace, step: str, threads: int) -> None:
+    """Build what the step reads, so that it can run here."""
+    from treadle_runtime.commands.console import Reporter
+
+    parents = workspace.step(step).step.inputs
+    if parents:
+        workspace.build(parents, tests="without", threads=threads, emit=Reporter())

@@ -1,0 +1,135 @@
+"""What people read: aligned columns, numbers, and the lines of a run on a terminal or in a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from treadle.errors import Problem
+from treadle.events import (
+    Event,
+    Published,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+    StepWaits,
+)
+from treadle_runtime.commands.story import tell
+
+MAX_PROBLEMS = 3
+
+
+def print_json(value: object) -> None:
+    """Print the answer as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def to_lines(rows: Iterable[Sequence[str]], *, header: Sequence[str] = ()) -> list[str]:
+    """Return rows of text as lines in aligned columns; the last column is not padded."""
+    table = [tuple(header), *rows] if header else list(rows)
+    if not table:
+        return []
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def print_problem(problem: Problem, *, severity: str = "error") -> None:
+    """Print one problem on stderr."""
+    first, *rest = problem.to_text().splitlines()
+    head, _, what = first.partition(": ")
+    colour = "red" if severity == "error" else "yellow"
+    if severity != "error":
+        head = head.replace("error", "warning", 1)
+    click.echo(f"{click.style(head, fg=colour, bold=True)}: {click.style(what, bold=True)}", err=True)
+    for line in rest:
+        click.echo(line, err=True)
+
+
+class Reporter:
+    """Tells a run as it goes: a line a step on stderr, and a progress bar where that is a terminal."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.n_done, self.n_all = 0, 0
+        self.finished: list[StepFinished] = []
+        self.outcome: RunFinished | None = None
+        self._bar: Any = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.n_all = event.n_build
+                self._start_bar()
+            case StepStarted():
+                self._show_running(event)
+            case StepWaits():
+                self._line(f"{event.step_id} waits: {event.holder} computes it too")
+            case StepFinished():
+                self._finished(event)
+            case RunFinished():
+                self.outcome = event
+                self.close()
+            case Published():
+                pass
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start_bar(self) -> None:
+        if self.as_json or not sys.stderr.isatty() or not self.n_all or os.environ.get("TERM") == "dumb":
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.add_task("", total=self.n_all)
+        self._bar.start()
+
+    def _show_running(self, event: StepStarted) -> None:
+        if self._bar is not None:
+            self._bar.update(0, description=f"{event.kind} {event.name}")
+
+    def _finished(self, event: StepFinished) -> None:
+        self.finished.append(event)
+        is_red = event.info.get("passed") is False
+        if event.status in ("reused", "inlined") and not is_red:
+            return
+        if event.status != "reused":
+            self.n_done += 1
+        if self._bar is not None:
+            self._bar.update(0, completed=self.n_done)
+        width = len(str(self.n_all))
+        place = f"[{self.n_done:>{width}}/{self.n_all}]" if event.status != "reused" else "[reused]"
+        name = _short_name(event)
+        for n, text in enumerate(tell(event)):
+            head = f"{place} {event.kind:<8} {name:<24}" if n == 0 else " " * (len(place) + 34)
+            self._line(f"{head} {text}", is_red=is_red or event.status == "failed")
+        for note in event.notes:
+            self._line(f"{' ' * (len(place) + 1)}note: {note}")
+
+    def _line(self, text: str, *, is_red: bool = False) -> None:
+        if self.as_json:
+            return
+        line = click.style(text, fg="red") if is_red else text
+        if self._bar is not None:
+            self._bar.stop()
+            click.echo(line, err=True)
+            self._bar.start()
+        else:
+            click.echo(line, err=True)
+
+
+def _short_name(event: StepFinished) -> str:
+    if event.kind in ("source", "feature", "dataset", "test"):
+        return event.name
+    return event.step_id.removesuffix(f".{event.kind}")

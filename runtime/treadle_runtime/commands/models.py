@@ -1,0 +1,80 @@
+"""treadle models: versions and their aliases; promote makes one the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from treadle_runtime.commands.options import json_option, open_project, project_options
+
+
+@click.group("models", invoke_without_command=True)
+@project_options
+@json_option
+@click.pass_context
+def models(
+    ctx: click.Context, folder: Path, environment: str | None, variables: str | None, as_json: bool
+) -> None:
+    """List model versions and their aliases; promote one
+
+    \b
+    Examples:
+      treadle models
+      treadle models promote arrivals
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from treadle_runtime.commands.console import print_json, to_lines
+    from treadle_runtime.commands.story import number
+
+    with open_project(folder, environment, variables) as workspace:
+        env = workspace.environment
+        found = [v for name in workspace.registry.pipelines() for v in workspace.registry.versions(name, env=env)]
+        if as_json:
+            print_json([vars(version) for version in found])
+            return
+        rows = []
+        for version in found:
+            metrics = ", ".join(f"{name} {number(value)}" for name, value in version.metrics.items())
+            aliases = ", ".join(version.aliases)
+            rows.append((version.pipeline, str(version.number), version.model, aliases, metrics, version.created_at[:19]))
+        for line in to_lines(rows, header=("pipeline", "version", "model", "aliases", "test metrics", "built (UTC)")):
+            click.echo(line)
+        if not found:
+            click.echo("no versions yet\nnext: treadle build")
+
+
+@models.command("promote")
+@click.argument("pipeline")
+@click.argument("version", default="candidate")
+@click.option("--force", is_flag=True, help="Promote although its gates did not hold")
+@project_options
+@json_option
+def promote(
+    pipeline: str,
+    version: str,
+    force: bool,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+    as_json: bool,
+) -> None:
+    """Make a version the champion: by default the candidate
+
+    \b
+    Examples:
+      treadle models promote arrivals
+      treadle models promote arrivals 3 --env production
+    """
+    from treadle_runtime.commands.console import print_json
+
+    with open_project(folder, environment, variables) as workspace:
+        before = workspace.registry.champion(pipeline, env=workspace.environment)
+        found = workspace.registry.promote(pipeline, version, env=workspace.environment, force=force)
+        if as_json:
+            print_json(vars(found))
+            return
+        was = f", before it was version {before.number}" if before and before.number != found.number else ""
+        click.echo(f"{pipeline}: version {found.number} ({found.model}) is the champion in {workspace.environment}{was}")
+        click.echo(f"next: treadle show {pipeline}")

@@ -1,0 +1,107 @@
+"""Options that mean the same in every command, and opening the project that they name."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from treadle_runtime.workspace import Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def project_options(command: F) -> F:
+    """Add --project, --env and --vars."""
+    for option in (
+        click.option("--vars", "variables", metavar="YAML", help="Variables that win, such as '{late: 30}'"),
+        click.option("--env", "environment", metavar="NAME", help="Environment; by default the project's"),
+        click.option(
+            "--project",
+            "folder",
+            type=click.Path(path_type=Path, file_okay=False, exists=True),
+            default=".",
+            help="Folder of the project, or one below it",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def selection_options(command: F) -> F:
+    """Add --select and --exclude."""
+    command = click.option("--exclude", multiple=True, metavar="SELECTOR", help="Leave these steps out")(command)
+    text = "Only these steps: name, +name, name+, kind:, tag:, path:, pipeline:"
+    return click.option("--select", "-s", multiple=True, metavar="SELECTOR", help=text)(command)
+
+
+def json_option(command: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON")(command)
+
+
+def as_of_option(command: F) -> F:
+    """Add --as-of."""
+    text = "The moment that counts as now, ISO 8601 in UTC"
+    return click.option("--as-of", metavar="TIME", callback=_to_as_of, help=text)(command)
+
+
+def threads_option(command: F) -> F:
+    """Add --threads; TREADLE_THREADS is its default, else the number of processors."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 256),
+        envvar="TREADLE_THREADS",
+        default=lambda: os.cpu_count() or 2,
+        show_default="all processors",
+        help="How many steps run at once",
+    )(command)
+
+
+def open_project(
+    folder: Path, environment: str | None = None, variables: str | None = None, as_of: str | None = None
+) -> Workspace:
+    """Open the project that the options name; the command's own words tell others who holds a claim."""
+    from treadle.project import find_root
+    from treadle_runtime.workspace import Workspace
+
+    words = ["treadle", *sys.argv[1:]]
+    return Workspace(
+        find_root(folder),
+        environment=environment,
+        variables=_parse_variables(variables),
+        as_of=as_of,
+        command=shlex.join(words)[:200],
+    )
+
+
+def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from datetime import UTC, datetime
+
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter("write a date or a time as in 2013-11-01 or 2013-11-01T06:00:00Z") from error
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat()
+
+
+def _parse_variables(text: str | None) -> dict[str, Any]:
+    from treadle.errors import Problem, UsageError
+    from treadle.yamlfile import read_yaml
+
+    if not text:
+        return {}
+    value = read_yaml(text, path="--vars").value
+    if not isinstance(value, dict):
+        fix = "write it as in --vars '{late_minutes: 30}'"
+        raise UsageError(Problem("TR603", "--vars takes names and values", why=f"found {text!r}", fix=fix))
+    return value

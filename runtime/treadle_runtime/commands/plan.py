@@ -1,0 +1,67 @@
+"""treadle plan: what a build would do, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from treadle_runtime.commands.options import (
+    as_of_option,
+    json_option,
+    open_project,
+    project_options,
+    selection_options,
+)
+
+
+@click.command("plan")
+@selection_options
+@as_of_option
+@click.option("--all", "show_all", is_flag=True, help="Show what is reused too")
+@project_options
+@json_option
+def plan(
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_of: str | None,
+    show_all: bool,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+    as_json: bool,
+) -> None:
+    """Show what a build would run, what it would reuse, and why
+
+    \b
+    Examples:
+      treadle plan
+      treadle plan --select carrier_history+ --all
+    """
+    from treadle_runtime.commands.console import print_json, print_problem, to_lines
+
+    with open_project(folder, environment, variables, as_of) as workspace:
+        found = workspace.plan(select, exclude)
+        if as_json:
+            print_json(
+                [
+                    {
+                        "id": planned.step.id,
+                        "kind": planned.step.kind,
+                        "action": planned.action,
+                        "reason": planned.reason,
+                        "fingerprint": planned.fingerprint,
+                        "changes": [vars(change) for change in planned.changes],
+                    }
+                    for planned in found
+                ]
+            )
+            return
+        for warning in found.graph.warnings:
+            print_problem(warning, severity="warning")
+        shown = [planned for planned in found if show_all or planned.action == "build"]
+        for line in to_lines([(p.action, p.step.kind, p.step.id.removeprefix("test:"), p.reason) for p in shown]):
+            click.echo(line)
+        n_build, n_reuse = found.n("build"), found.n("reuse")
+        click.echo(f"{n_build} to build, {n_reuse} to reuse in {workspace.environment}")
+        click.echo("next: treadle build" if n_build else "nothing to do")

@@ -1,0 +1,130 @@
+"""The end of a run: counts, metrics beside what comes for free, verdicts, failures, and the next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from treadle_runtime.artifacts import write_artifact
+from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem
+from treadle_runtime.commands.story import interval, number, seconds
+
+if TYPE_CHECKING:
+    from treadle_runtime.runner import Run, StepResult
+    from treadle_runtime.workspace import Outcome, Workspace
+
+RESULTS_VERSION = 1
+
+
+def exit_code(outcome: Outcome) -> int:
+    """Return 0 when all passed, 1 when a step, a test or a gate did not."""
+    return int(outcome.run.has_failed() or outcome.run.is_rejected())
+
+
+def print_summary(workspace: Workspace, outcome: Outcome, reporter: Reporter) -> None:
+    """Print what the run came to, on stdout."""
+    run = outcome.run
+    for pipeline in _pipelines(run):
+        _print_pipeline(run, pipeline)
+    click.echo(_counts(run, reporter))
+    for pipeline, version in outcome.candidates.items():
+        click.echo(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
+    if outcome.published:
+        click.echo(f"next: {_next(workspace, outcome)}")
+
+
+def print_failures(outcome: Outcome) -> None:
+    """Print what failed, on stderr: the first problems in full, the user's own frame last."""
+    failed = [result for result in outcome.run.results.values() if result.status == "failed"]
+    for result in failed[:MAX_PROBLEMS]:
+        for problem in result.problems[:MAX_PROBLEMS]:
+            print_problem(problem)
+    if len(failed) > MAX_PROBLEMS:
+        names = ", ".join(result.planned.step.id for result in failed[MAX_PROBLEMS:])
+        click.echo(f"and {len(failed) - MAX_PROBLEMS} more: {names[:200]}", err=True)
+
+
+def to_results(workspace: Workspace, outcome: Outcome, reporter: Reporter) -> dict[str, Any]:
+    """Return the run as JSON and write it to target/run_results.json."""
+    run = outcome.run
+    results = {
+        "results_version": RESULTS_VERSION,
+        "run_id": run.run_id,
+        "environment": workspace.environment,
+        "status": reporter.outcome.status if reporter.outcome else "passed",
+        "published": outcome.published,
+        "candidates": dict(outcome.candidates),
+        "seconds": reporter.outcome.seconds if reporter.outcome else 0.0,
+        "steps": [_step_json(result) for result in run.results.values()],
+    }
+    write_artifact(workspace.root, "run_results.json", results)
+    return results
+
+
+def _step_json(result: StepResult) -> dict[str, Any]:
+    version = result.version
+    return {
+        "id": result.planned.step.id,
+        "kind": result.planned.step.kind,
+        "status": result.status,
+        "fingerprint": result.planned.fingerprint,
+        "reason": result.planned.reason,
+        "seconds": result.seconds,
+        "rows": version.rows if version else 0,
+        "info": dict(version.info) if version else {},
+        "problems": [problem.to_json() for problem in result.problems],
+    }
+
+
+def _counts(run: Run, reporter: Reporter) -> str:
+    steps = [r for r in run.results.values() if r.planned.step.kind != "test"]
+    tests = [r for r in run.results.values() if r.planned.step.kind == "test"]
+    by_status = {status: sum(r.status == status for r in steps) for status in ("built", "reused", "failed", "skipped")}
+    parts = [f"{by_status['built']} built", f"{by_status['reused']} reused"]
+    parts += [f"{by_status[status]} {status}" for status in ("failed", "skipped") if by_status[status]]
+    if tests:
+        n_passed = sum(r.status in ("built", "reused") and r.has_passed for r in tests)
+        n_skipped = sum(r.status == "skipped" for r in tests)
+        n_failed = len(tests) - n_passed - n_skipped
+        parts.append(f"{n_passed} {'test' if n_passed == 1 else 'tests'} passed")
+        parts += [f"{n} {word}" for n, word in ((n_failed, "failed"), (n_skipped, "not run")) if n]
+    text = f"{', '.join(parts)} in {seconds(reporter.outcome.seconds if reporter.outcome else 0.0)}"
+    if run.has_failed():
+        return f"{text}; nothing was published\nnext: correct it and run the same command: what is built is kept"
+    if run.is_rejected():
+        return f"{text}; the gates did not hold, so the candidate stays what it was"
+    return text
+
+
+def _pipelines(run: Run) -> list[str]:
+    return [r.planned.step.pipeline for r in run.results.values() if r.planned.step.kind == "validate"]
+
+
+def _print_pipeline(run: Run, pipeline: str) -> None:
+    """Print a pipeline's test metrics beside the baselines."""
+    verdict = run.results[f"{pipeline}.validate"].version
+    baseline = run.results.get(f"{pipeline}.baseline")
+    if verdict is None or baseline is None or baseline.version is None:
+        return
+    info: Any = verdict.info
+    free: Any = baseline.version.info["baselines"]
+    for name, found in info["test"].items():
+        others = [f"{_baseline_name(kind, b)} {number(b['test'].get(name))}" for kind, b in free.items()]
+        click.echo(f"{pipeline}: {info['chosen']}: {name} {interval(found)}   {', '.join(others)}")
+
+
+def _baseline_name(kind: str, baseline: dict[str, Any]) -> str:
+    return f"best single input ({baseline['input']})" if kind == "best_single" else kind
+
+
+def _next(workspace: Workspace, outcome: Outcome) -> str:
+    for pipeline in outcome.candidates:
+        champion = workspace.registry.champion(pipeline, env=workspace.environment)
+        if champion is None or champion.number != outcome.candidates[pipeline]:
+            return f"treadle models promote {pipeline}"
+    pipelines = _pipelines(outcome.run)
+    if pipelines:
+        return f"treadle show {pipelines[0]}"
+    shown = [r.planned.step for r in outcome.run.results.values() if r.planned.step.kind in ("feature", "source")]
+    return f"treadle show {shown[-1].name}" if shown else "treadle list"

@@ -1,0 +1,70 @@
+"""A project's own stages: call the function, and give what it returns the form that later stages read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from treadle.errors import Problem, StepError
+from treadle_runtime import splits
+from treadle_runtime.datasets import LABEL, map_arrow_file, write_arrow_file
+from treadle_runtime.features import call_function, to_arrow
+from treadle_runtime.job import Job, Made
+
+
+def run_own_split(job: Job) -> Made:
+    """Split by the project's function: it returns a table of the dataset's key and `part`."""
+    result, notes = call_function(job)
+    what = f'stage "{job.step.function.name}"' if job.step.function else job.step.id
+    table = to_arrow(result, what, job.step.where)
+    version = next(v for v in job.versions.values() if v.kind == "dataset")
+    roles: Any = version.info["roles"]
+    dataset = map_arrow_file(version.folder / "data.arrow")
+    parts = _parts(table, dataset, roles["key"], what, job)
+    left_out = {}
+    if roles["label"] is not None:
+        unlabelled = np.asarray(dataset.column(LABEL).is_null().to_numpy()) & (parts != splits.LEFT_OUT)
+        parts[unlabelled] = splits.LEFT_OUT
+        left_out = {"label_null": int(unlabelled.sum())} if unlabelled.any() else {}
+    counts = {name: int((parts == part).sum()) for name, part in splits.PARTS.items()}
+    empty = [name for name, n in counts.items() if not n]
+    if empty:
+        why = f"no row of the dataset was given to {', '.join(empty)}"
+        raise StepError(Problem("TR707", f"{what} leaves a part empty", job.step.where, why))
+    write_arrow_file(pa.table({"part": parts}), job.folder / "parts.arrow")
+    as_of = None if job.as_of == "newest" else job.as_of
+    info = {"by": "own", "as_of": as_of, "counts": counts, "left_out": left_out, "bounds": {}}
+    return Made(info=info, notes=notes)
+
+
+def run_own_choose(job: Job) -> Made:
+    """Choose by the project's function: it gets predictions and returns a model's name."""
+    chosen, notes = call_function(job)
+    models = job.step.config["models"]
+    if chosen not in models:
+        what = f'stage "{job.step.function.name}" chose no model' if job.step.function else job.step.id
+        why = f"it returned {chosen!r}; the models are {', '.join(models)}"
+        raise StepError(Problem("TR714", what, job.step.where, why, fix="return one of these names"))
+    metric = job.step.config["metric"]
+    infos: dict[str, Any] = {name: job.versions[f"{job.step.pipeline}.{name}.evaluate"].info for name in models}
+    values = {name: info["validation"].get(metric) for name, info in infos.items()}
+    info = {"chosen": chosen, "by": metric, "values": values, "test": infos[chosen]["test"]}
+    return Made(info=info, notes=notes)
+
+
+def _parts(table: pa.Table, dataset: pa.Table, key: str, what: str, job: Job) -> Any:
+    """Return the part of every row of the dataset, int8 of shape (n,); rows that the table lacks are left out."""
+    missing = [name for name in (key, "part") if name not in table.column_names]
+    if missing:
+        why = f"its columns are {', '.join(table.column_names)}"
+        fix = f"return {key} and part, which is train, validation or test"
+        raise StepError(Problem("TR706", f"{what} returned no column {missing[0]}", job.step.where, why, fix=fix))
+    given = dict(zip(table.column(key).to_pylist(), table.column("part").to_pylist(), strict=True))
+    unknown = set(given.values()) - {*splits.PARTS, None}
+    if unknown:
+        why = f"it returned {sorted(map(str, unknown))[0]!r}; a part is train, validation or test"
+        raise StepError(Problem("TR714", f"{what} returned an unknown part", job.step.where, why))
+    codes = {**splits.PARTS, None: splits.LEFT_OUT}
+    return np.array([codes[given.get(value)] for value in dataset.column(key).to_pylist()], dtype=np.int8)
