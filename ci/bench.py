@@ -35,7 +35,9 @@ class Row:
     runs: int
 
 
-def measure(command: list[str], folder: Path, runs: int, prepare: Callable[[], None] | None = None) -> tuple[float, float, float]:
+def measure(
+    command: list[str], folder: Path, runs: int, prepare: Callable[[], None] | None = None
+) -> tuple[float, float, float]:
     """Return medians of wall seconds, processor seconds and peak MiB of a command after one warm-up."""
     walls, cpus, peaks = [], [], []
     for n in range(runs + 1):

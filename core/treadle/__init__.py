@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 if TYPE_CHECKING:
     from treadle_runtime.workspace import Workspace
 
-__all__ = ["feature", "open"]
+__all__ = ["feature", "open", "stage"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,21 +52,35 @@ def feature(function: F | None = None, /, **_: object) -> F | Callable[[F], F]:
     return function if function is not None else _unchanged
 
 
+def stage(*, pipeline: str, after: str | None = None, replaces: str | None = None) -> Callable[[F], F]:
+    """Mark a function in pipelines/*.py as a stage: its parameters' names are the tables and models that it reads.
+
+    Args:
+        pipeline: whose stage it is.
+        after: the stage that it stands after; it returns a table of its own.
+        replaces: `split` (it returns the dataset's key and `part`: train, validation or test) or `choose` (it returns
+            a model's name).
+    """
+    return _unchanged
+
+
 def _unchanged(function: F) -> F:
     return function
 
 
-def open(path: str | Path = ".", *, env: str | None = None, vars: dict[str, Any] | None = None) -> Workspace:  # noqa: A001
+def open(  # noqa: A001 the field's word for it
+    path: str | Path = ".", *, env: str | None = None, variables: dict[str, Any] | None = None
+) -> Workspace:
     """Open the project at or above a folder, to read its tables and models and to run its steps.
 
     Args:
         path: a folder of the project.
         env: the environment; by default the project's.
-        vars: variables that win over those of treadle.yml.
+        variables: values that win over those of treadle.yml.
 
     Raises:
         ProjectError: there is no project, or it is wrong.
     """
     runtime = importlib.import_module("treadle_runtime.workspace")
-    workspace: Workspace = runtime.open_workspace(Path(path), environment=env, variables=vars)
+    workspace: Workspace = runtime.open_workspace(Path(path), environment=env, variables=variables)
     return workspace

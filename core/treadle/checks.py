@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from treadle import sql
 from treadle.errors import Location, Problem
 from treadle.names import close_match, is_identifier
 from treadle.project import Located, Project
 from treadle.render import Renderer
-from treadle.scope import Scope
+from treadle.scope import Scope, bad_name, read_expression
 from treadle.spec import (
     AcceptedRange,
     AcceptedValues,
@@ -26,16 +30,24 @@ from treadle.spec import (
     Unique,
 )
 from treadle.step import Step
+from treadle.yamlfile import explain_value, word
 
 _TESTABLE = ("source", "feature", "dataset", "model")
 
 
-def read_checks(project: Project, scope: Scope, renderer: Renderer) -> list[Step]:
-    """Return the steps of all tests: those of columns and tables in YAML, and the queries in tests/."""
+def read_checks(project: Project, scope: Scope, renderer: Renderer, disabled: set[str]) -> list[Step]:
+    """Return the steps of all tests: those of columns and tables in YAML, and the queries in tests/.
+
+    Args:
+        project: what the files say.
+        scope: the names that tests may read; problems go there.
+        renderer: for the queries.
+        disabled: features that are not part of the project, and are not tested.
+    """
     reader = _CheckReader(project, scope, renderer)
     tables: Iterable[Located[Any]] = (*project.sources.values(), *project.features.values())
     for located in tables:
-        if located.spec.name in scope.kinds:
+        if located.spec.name in scope.kinds and located.spec.name not in disabled:
             reader.read_table(located)
     for path in project.sql_tests:
         with scope.collecting(""):
@@ -65,7 +77,8 @@ class _CheckReader:
         columns = [test.column] if test.column else list(arguments.columns if isinstance(arguments, Unique) else ())
         if not columns:
             fix = "put it below a column" + (", or give it `columns: [...]`" if test.kind == "unique" else "")
-            self.scope.problems.append(Problem("TR103", f"{test.kind} tests a column, and none is named", where, fix=fix))
+            what = f"{test.kind} tests a column, and none is named"
+            self.scope.problems.append(Problem("TR103", what, where, fix=fix))
             return
         inputs = [table]
         if isinstance(arguments, Relationships):
@@ -73,33 +86,42 @@ class _CheckReader:
                 return
             inputs.append(arguments.to)
         query = _query(table, columns, test, arguments)
-        name = self._free_name("_".join((test.kind, table, *columns)))
+        if test.where:
+            with self.scope.collecting(""):
+                read_expression(test.where, where, what="`where` of a test")
+        name = self._free_name(re.sub(r"\W+", "_", "_".join((test.kind, table, *columns))))
         config = {"test": test.kind, "column": ", ".join(columns), "arguments": test.arguments, "where": test.where}
         self._add(name, where, tuple(dict.fromkeys(inputs)), query, config, test.severity)
 
     def read_file(self, path: str) -> None:
         """Compile a query in tests/."""
-        name, where = PurePosixPath(path).stem, Location(path, 1)
+        name, where = PurePosixPath(path).stem, self.project.config_line(path)
         if not is_identifier(name):
-            why = f"{name!r} is not made of letters, digits and underscores"
-            self.scope.problems.append(Problem("TR101", "a test has a bad name", where, why, fix="rename the file"))
+            self.scope.problems.append(bad_name("test", name, where))
             return
         rendered = self.renderer.render(self.project.sql_tests[path], path=path, name=name)
         try:
             config = SqlTestConfig.model_validate(dict(rendered.config))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            fix = f"config() of a test takes {', '.join(SqlTestConfig.model_fields)}"
-            key = ".".join(str(part) for part in first["loc"])
-            self.scope.problems.append(Problem("TR004", f'"{key}" cannot be configured so', where, first["msg"], fix=fix))
+            self.scope.problems += [_config_problem(name, where, detail) for detail in error.errors(include_url=False)]
             return
         query = sql.read_query(rendered, path=path, volatile=False)
         resolved = [self.scope.resolve(ref, _TESTABLE, rendered.locate_ref(ref), what="table") for ref in rendered.refs]
         described = self.project.tests.get(name)
         severity = described.spec.severity if described and "severity" not in rendered.config else config.severity
         if all(resolved):
-            names = self._free_name(name)
-            self._add(names, where, tuple(r for r in resolved if r), query, {"test": "sql"}, severity, config.tags)
+            free = self._free_name(name)
+            said = described.spec if described else None
+            self._add(
+                free,
+                where,
+                tuple(r for r in resolved if r),
+                query,
+                {"test": "sql"},
+                severity,
+                tags=(*config.tags, *(said.tags if said else ())),
+                description=config.description or (said.description if said else ""),
+            )
 
     def check_described(self) -> None:
         """Report entries in YAML that describe no test."""
@@ -108,7 +130,8 @@ class _CheckReader:
                 known = [PurePosixPath(path).stem for path in self.project.sql_tests]
                 suggestion = close_match(name, known) or ""
                 what = f'test "{name}" is described but has no file'
-                self.scope.problems.append(Problem("TR103", what, located.at(), "", suggestion, f"add tests/{name}.sql"))
+                fix = f"add tests/{name}.sql"
+                self.scope.problems.append(Problem("TR103", what, located.at(), "", suggestion, fix))
 
     def _free_name(self, name: str) -> str:
         found, n = name, 1
@@ -126,7 +149,9 @@ class _CheckReader:
         query: sql.Query,
         config: dict[str, Any],
         severity: str,
+        *,
         tags: tuple[str, ...] = (),
+        description: str = "",
     ) -> None:
         self.steps.append(
             Step(
@@ -141,8 +166,19 @@ class _CheckReader:
                 distributions=("duckdb",),
                 query=query,
                 tags=tags,
+                description=description,
             )
         )
+
+
+def _config_problem(name: str, where: Location, detail: ErrorDetails) -> Problem:
+    key = word(".".join(str(part) for part in detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        known = SqlTestConfig.model_fields
+        fix = f"known here: {', '.join(sorted(known))}"
+        return Problem("TR003", f'"{key}" is no configuration of a test', where, "", close_match(key, known) or "", fix)
+    why, suggestion = explain_value(detail)
+    return Problem("TR004", f'"{key}" of test "{name}" has a value of the wrong form', where, why, suggestion)
 
 
 def block_readers(steps: list[Step]) -> Iterator[Step]:
@@ -168,9 +204,7 @@ def block_readers(steps: list[Step]) -> Iterator[Step]:
 
 
 def _with_after(step: Step, after: tuple[str, ...]) -> Step:
-    import dataclasses
-
-    return dataclasses.replace(step, after=after)
+    return replace(step, after=after)
 
 
 def _ancestors(step_id: str, parents: dict[str, tuple[str, ...]]) -> set[str]:
@@ -185,24 +219,27 @@ def _ancestors(step_id: str, parents: dict[str, tuple[str, ...]]) -> set[str]:
 
 
 def _query(table: str, columns: list[str], test: DataTest, arguments: object) -> sql.Query:
-    source = f"{_quote(table)}" if not test.where else f"(select * from {_quote(table)} where {test.where})"
+    source = f"{_quote(table)}" if not test.where else f"(select * from {_quote(table)} where {test.where}\n)"
     names = ", ".join(_quote(column) for column in columns)
     column = _quote(columns[0])
     refs = [table]
     match arguments:
         case Unique():
             any_null = " or ".join(f"{_quote(c)} is null" for c in columns)
-            text = f"select {names}, count(*) as n from {source} where not ({any_null}) group by all having count(*) > 1"
+            rows = f"{source} where not ({any_null})"
+            text = f"select {names}, count(*) as n from {rows} group by all having count(*) > 1"
         case AcceptedValues():
-            values = ", ".join(_literal(value) for value in arguments.values)
-            text = f"select {column}, count(*) as n from {source} where {column} not in ({values}) group by all"
+            values = ", ".join(_literal(value) for value in arguments.values if value is not None)
+            is_other = f"{column} not in ({values})" if values else f"{column} is not null"
+            text = f"select {column}, count(*) as n from {source} where {is_other} group by all"
         case AcceptedRange():
             bounds = [f"{column} < {_literal(arguments.min)}"] if arguments.min is not None else []
             bounds += [f"{column} > {_literal(arguments.max)}"] if arguments.max is not None else []
             text = f"select * from {source} where {' or '.join(bounds)}"
         case Relationships():
             refs.append(arguments.to)
-            other = f"select {_quote(arguments.field)} from {_quote(arguments.to)} where {_quote(arguments.field)} is not null"
+            theirs = _quote(arguments.field)
+            other = f"select {theirs} from {_quote(arguments.to)} where {theirs} is not null"
             text = f"select {column}, count(*) as n from {source} where {column} not in ({other}) group by all"
         case _:
             text = f"select * from {source} where {column} is null"
@@ -215,8 +252,8 @@ def _quote(name: str) -> str:
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    return repr(value)
+    return repr(value) if not isinstance(value, float) or math.isfinite(value) else f"'{value}'::double"

@@ -91,14 +91,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _show(error: TreadleError) -> None:
-    for problem in error.problems[:MAX_SHOWN]:
+    for n, problem in enumerate(error.problems[:MAX_SHOWN]):
+        if n:
+            click.echo(err=True)
         first, *rest = problem.to_text().splitlines()
         head, _, what = first.partition(": ")
         click.echo(f"{click.style(head, fg='red', bold=True)}: {click.style(what, bold=True)}", err=True)
         for line in rest:
             click.echo(line, err=True)
     if len(error.problems) > MAX_SHOWN:
-        click.echo(f"and {len(error.problems) - MAX_SHOWN} more", err=True)
+        click.echo(f"\nand {len(error.problems) - MAX_SHOWN} more", err=True)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ Outcome = Literal["passed", "failed", "rejected", "interrupted"]
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins: how many steps it will build and how many it reuses."""
+    """A run begins: how many steps it will build besides tests, how many tests it will run, how much it reuses."""
 
     run_id: str
     environment: str
     n_build: int
+    n_tests: int
     n_reuse: int
 
 

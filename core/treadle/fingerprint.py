@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -29,6 +29,7 @@ REVISIONS: Mapping[str, int] = {
     "choose": 1,
     "validate": 1,
     "refit": 1,
+    "stage": 1,
     "test": 1,
 }
 """Raised by one when Treadle itself would compute a different result for that kind of step."""
@@ -76,7 +77,7 @@ def to_canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def installed_version(name: str) -> str:
     """Return the version of a distribution or of the one that a module belongs to.
 
@@ -95,7 +96,7 @@ def installed_version(name: str) -> str:
         return " ".join(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners))) or "absent"
 
 
-@lru_cache(maxsize=1)
+@cache
 def _distributions_of_modules() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 

@@ -6,15 +6,19 @@ compile_graph: take the names -> features -> datasets, models, pipelines -> test
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from treadle.checks import block_readers, read_checks
 from treadle.errors import Location, Problem, ProjectError
 from treadle.modelling import PipelineReader
+from treadle.ownstages import add_stages
 from treadle.project import Project
 from treadle.render import Renderer
 from treadle.scope import Scope, find_cycle, order
 from treadle.step import Graph, Step
 from treadle.tables import TableReader
+
+_MAX_PLACES = 9
 
 
 def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | None = None) -> Graph:
@@ -31,19 +35,20 @@ def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | 
     Raises:
         ProjectError: all problems of the project, in the order of files and lines.
     """
-    scope = Scope(set(project.broken), list(project.problems))
-    renderer = Renderer(macros=project.macros, variables=project.variables, environ=environ, as_of=as_of)
+    scope = Scope(set(project.broken), list(project.problems), set(project.unread))
+    renderer = _renderer(project, environ, as_of)
     tables = TableReader(project, scope, renderer)
     pipelines = PipelineReader(project, scope)
     tables.define()
     pipelines.define()
     steps = tables.read()
     steps += pipelines.read(tables.features)
-    steps += read_checks(project, scope, renderer)
+    steps = add_stages(project, scope, tables.python, steps)
+    steps += read_checks(project, scope, renderer, tables.disabled)
     inputs = {step.id: step.inputs for step in steps}
     if (cycle := find_cycle(inputs)) is not None:
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))
-    _report_disabled(steps, scope)
+    _report_disabled(steps, tables.disabled, scope)
     if scope.problems:
         raise ProjectError(sorted(dict.fromkeys(scope.problems), key=_position))
     by_id = {step.id: step for step in block_readers(steps)}
@@ -56,22 +61,30 @@ def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | 
     )
 
 
+def _renderer(project: Project, environ: Mapping[str, str], as_of: str | None) -> Renderer:
+    try:
+        return Renderer(macros=project.macros, variables=project.variables, environ=environ, as_of=as_of)
+    except ProjectError as error:  # without macros no SQL can be looked at
+        raise ProjectError(sorted((*project.problems, *error.problems), key=_position)) from error
+
+
 def _position(problem: Problem) -> tuple[Location, str]:
     return (problem.where or Location(""), problem.code)
 
 
 def _cycle_problem(cycle: list[str], steps: Mapping[str, Step]) -> Problem:
-    why = " -> ".join(cycle)
-    places = "\n".join(f"{steps[step_id].where}   reads {parent}" for step_id, parent in zip(cycle, cycle[1:], strict=False))
+    first, *rest = [f"{steps[step_id].where} reads {parent}" for step_id, parent in pairwise(cycle)]
+    if len(rest) > _MAX_PLACES:
+        rest[_MAX_PLACES - 1 :] = [f"and {len(rest) - _MAX_PLACES + 1} more"]
+    why = "\n".join((" -> ".join(cycle), *((first, *rest) if rest else ())))
     fix = "remove one of these references; what both need can stand in a feature of its own"
-    return Problem("TR105", "features read each other in a cycle", steps[cycle[0]].where, f"{why}\n{places}", fix=fix)
+    return Problem("TR105", "features read each other in a cycle", steps[cycle[0]].where, why, fix=fix)
 
 
-def _report_disabled(steps: list[Step], scope: Scope) -> None:
-    """Report steps that read a feature that is disabled (or one whose own definition is wrong: known already)."""
-    known = {step.id for step in steps}
+def _report_disabled(steps: list[Step], disabled: set[str], scope: Scope) -> None:
+    """Report steps that read a feature that is disabled."""
     for step in steps:
-        for parent in step.inputs:
-            if parent not in known and not scope.problems:
-                fix = f"enable {parent}, or disable {step.name} too"
-                scope.problems.append(Problem("TR104", f'"{step.name}" reads "{parent}", which is disabled', step.where, fix=fix))
+        for parent in disabled.intersection(step.inputs):
+            what = f'"{step.name}" reads "{parent}", which is disabled'
+            fix = f"enable {parent}, or disable {step.name} too"
+            scope.problems.append(Problem("TR104", what, step.where, fix=fix))

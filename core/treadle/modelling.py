@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from treadle import gates, metrics
 from treadle.errors import Location, Problem
 from treadle.names import close_match, parse_duration_us
 from treadle.project import Located, Project
-from treadle.scope import Scope
-from treadle.spec import DatasetBody, DatasetSpec, FeatureUse, ModelSpec, PipelineSpec
+from treadle.scope import Scope, read_expression
+from treadle.spec import DatasetBody, DatasetSpec, FeatureUse, ModelSpec, PipelineSpec, SplitSpec
 from treadle.step import Step
 from treadle.tables import Feature
 
@@ -47,24 +48,34 @@ class PipelineReader:
         """Take the names of datasets and models, and find the one pipeline of each model."""
         for name, located in self.project.datasets.items():
             self.scope.define(name, "dataset", located.at())
-        for name, pipeline in self.project.pipelines.items():
-            for i, model in enumerate(pipeline.spec.models):
-                other = self.pipeline_of.setdefault(model, name)
-                if other != name:
-                    why = f'it belongs to pipeline "{other}" already'
-                    fix = "define a second model; it may have the same dataset and parameters"
-                    self._report("TR108", f'model "{model}" is in two pipelines', pipeline.at("models", i), why, fix)
-        for name, located in self.project.models.items():
+        for pipeline in self.project.pipelines.values():
+            self._take_models(pipeline)
+        is_complete = not any(
+            p.where is not None and p.where.path.startswith("pipelines/") for p in self.scope.problems
+        )
+        for name, model in self.project.models.items():
             home = self.pipeline_of.get(name)
-            if home is None and not self.scope.broken & set(self.project.pipelines) and not self._is_pipeline_broken():
+            if home is None and is_complete:
                 fix = "name it below `models:` of a pipeline in pipelines/"
-                self._report("TR108", f'model "{name}" is in no pipeline', located.at(), "", fix)
-            self.scope.define(name, "model", located.at(), step=f"{home}.{name}.evaluate")
+                self._report("TR108", f'model "{name}" is in no pipeline', model.at(), "", fix)
+            self.scope.define(name, "model", model.at(), step=f"{home}.{name}.evaluate")
 
-    def _is_pipeline_broken(self) -> bool:
-        return any(p.where is not None and p.where.path.startswith("pipelines/") for p in self.scope.problems)
+    def _take_models(self, pipeline: Located[PipelineSpec]) -> None:
+        name, models = pipeline.spec.name, pipeline.spec.models
+        for i, model in enumerate(models):
+            other = self.pipeline_of.setdefault(model, name)
+            if other != name:
+                why = f'it belongs to pipeline "{other}" already'
+                fix = "define a second model; it may have the same dataset and parameters"
+                self._report("TR108", f'model "{model}" is in two pipelines', pipeline.at("models", i), why, fix)
+            elif model in models[:i]:
+                self._report(
+                    "TR108", f'model "{model}" stands twice', pipeline.at("models", i), "", "remove one of the two"
+                )
 
-    def _report(self, code: str, what: str, where: Location, why: str = "", fix: str = "", suggestion: str = "") -> None:
+    def _report(
+        self, code: str, what: str, where: Location, why: str = "", fix: str = "", suggestion: str = ""
+    ) -> None:
         self.scope.problems.append(Problem(code, what, where, why, suggestion, fix))
 
     def read(self, features: Mapping[str, Feature]) -> list[Step]:
@@ -80,6 +91,7 @@ class PipelineReader:
 
     def _dataset(self, dataset: _Dataset, name: str, described: DatasetSpec | None, pipeline: str = "") -> Step:
         body = dataset.body
+        self._check_columns(dataset)
         inputs = [self.scope.resolve(body.rows, ("source", "feature"), dataset.at("rows"), what="table")]
         uses = []
         prefixes: dict[str, int] = {}
@@ -89,7 +101,8 @@ class PipelineReader:
             prefix = use.prefix or use.feature
             if prefixes.setdefault(prefix, i) != i:
                 why = "two of its features would give columns of the same names"
-                self._report("TR102", f'"{prefix}" stands twice in dataset "{name}"', where, why, "give one of them `as: other_name`")
+                what, fix = f'"{prefix}" stands twice in dataset "{name}"', "give one of them `as: other_name`"
+                self._report("TR102", what, where, why, fix)
             if (feature := self.features.get(use.feature)) is not None:
                 uses.append(self._use(dataset, use, feature, where))
         label = body.label
@@ -114,20 +127,41 @@ class PipelineReader:
             description=described.description if described else "",
         )
 
+    def _check_columns(self, dataset: _Dataset) -> None:
+        """Report expressions that are none, and inputs that say what is to be predicted."""
+        body, label = dataset.body, dataset.body.label
+        if body.at is not None:
+            with self.scope.collecting(""):
+                read_expression(body.at, dataset.at("at"), what="`at`")
+        if label is None:
+            return
+        if label.known_at is not None:
+            with self.scope.collecting(""):
+                read_expression(label.known_at, dataset.at("label", "known_at"), what="`known_at`")
+        told = {label.column.casefold(): "it is what is to be predicted"}
+        if label.known_at is not None:
+            told.setdefault(label.known_at.casefold(), "it is not known before the label is, and may tell it")
+        for i, column in enumerate(body.columns):
+            if (why := told.get(column.casefold())) is not None:
+                fix = "remove it from `columns`; in `keep` it is carried along and is no input"
+                self._report("TR407", f'"{column}" gives the label away', dataset.at("columns", i), why, fix)
+
     def _use(self, dataset: _Dataset, use: FeatureUse, feature: Feature, where: Location) -> dict[str, Any]:
         config = feature.config
         if config.entity is None:
             fix = f"set entity in the configuration of {feature.where.path}"
             self._report("TR404", f'feature "{use.feature}" has no entity to join it by', where, "", fix)
         if config.event_time and dataset.body.at is None:
-            why = f'"{use.feature}" is true from its {config.event_time} on, and the dataset does not say when it predicts'
+            since = f'"{use.feature}" is true from its {config.event_time} on'
+            why = f"{since}, and the dataset does not say when it predicts"
             fix = "add `at:` to the dataset, the moment of prediction: a column or a SQL expression over its rows"
             self._report("TR402", f'timed feature "{use.feature}" in a dataset without `at`', where, why, fix)
         for key in use.on:
             if key not in feature.keys:
                 why = f"its keys are: {', '.join(feature.keys)}"
                 suggestion = close_match(key, feature.keys) or ""
-                self._report("TR405", f'"{key}" is no key of feature "{use.feature}"', where, why, "`on` maps key: column", suggestion)
+                fix = f"write the feature's key before the column, as in on: {{{suggestion or 'key'}: {use.on[key]}}}"
+                self._report("TR405", f'"{key}" is no key of feature "{use.feature}"', where, why, fix, suggestion)
         ttl = use.ttl or config.ttl
         return {
             "feature": use.feature,
@@ -156,6 +190,7 @@ class PipelineReader:
         task = models[0].spec.task
         self._check_split(located, dataset)
         self._check_evaluate(located, dataset, task)
+        self._check_gates(located, task)
         self.steps += _pipeline_steps(located, models, dataset, task, self._split_config(spec))
 
     def _dataset_of(self, located: Located[PipelineSpec], models: list[Located[ModelSpec]]) -> _Dataset | None:
@@ -163,7 +198,8 @@ class PipelineReader:
         for other in models[1:]:
             for key in ("dataset", "task"):
                 if getattr(other.spec, key) != getattr(first.spec, key):
-                    why = f'models of one pipeline share {key}; that of "{first.spec.name}" differs'
+                    theirs = f'its {key} is {_shown(other, key)}, that of "{first.spec.name}" is {_shown(first, key)}'
+                    why = f"{theirs}; models of one pipeline share it"
                     what = f'model "{other.spec.name}" does not fit pipeline "{located.spec.name}"'
                     self._report("TR506", what, other.at(key), why, "put it into a pipeline of its own")
                     return None
@@ -185,30 +221,50 @@ class PipelineReader:
             self._report("TR507", "a split by time needs a dataset with time", located.at("split"), why, fix)
         if split.entity is not None and split.entity not in self.project.entities:
             suggestion = close_match(split.entity, self.project.entities) or ""
-            fix = "name one of the entities in features/"
-            self._report("TR107", f'entity "{split.entity}" is not defined', located.at("split", "entity"), "", fix, suggestion)
+            known = split.entity in self.scope.broken
+            if not known and not self.scope.is_unread(split.entity, ("entity",), suggestion):
+                what, fix = f'entity "{split.entity}" is not defined', "name one of the entities in features/"
+                self._report("TR107", what, located.at("split", "entity"), "", fix, suggestion)
+        elif split.entity is not None:
+            keys = self.project.entities[split.entity].spec.key_columns
+            if missing := [key for key in keys if key not in self._columns(dataset.body)]:
+                why = f'rows are grouped by {", ".join(missing)}, which dataset "{dataset.step_id}" does not hold'
+                fix = f"add {', '.join(missing)} to `keep:` of the dataset"
+                what = f'a split by entity needs the keys of "{split.entity}" in the dataset'
+                self._report("TR507", what, located.at("split", "entity"), why, fix)
+        if is_turned_round(split):
+            why = f"validation begins at {split.validation}, test at {split.test}"
+            fix = "let validation begin before test: training, validation and test follow each other in time"
+            self._report("TR507", "validation begins after the test part", located.at("split", "validation"), why, fix)
 
     def _check_evaluate(self, located: Located[PipelineSpec], dataset: _Dataset, task: str) -> None:
         spec = located.spec
         if dataset.body.label is None:
             fix = "add `label: COLUMN` to the dataset"
-            self._report("TR403", f'pipeline "{spec.name}" has nothing to learn', dataset.at(), "its dataset has no label", fix)
+            what = f'pipeline "{spec.name}" has nothing to learn'
+            self._report("TR403", what, dataset.at(), "its dataset has no label", fix)
         for i, name in enumerate(spec.evaluate.metrics):
             found = metrics.metric(name, task, where=located.at("evaluate", "metrics", i))
             if isinstance(found, Problem):
                 self.scope.problems.append(found)
-        body = dataset.body
-        known = {*body.columns, *body.keep, body.key, *(key for use in body.features for key in self._columns_on(use))}
+        known = self._columns(dataset.body)
         for i, column in enumerate(spec.evaluate.slices):
             if column not in known:
                 fix = f"add it to `keep:` of dataset {dataset.step_id}"
                 where = located.at("evaluate", "slices", i)
-                self._report("TR509", f'slice column "{column}" is not in the dataset', where, "", fix, close_match(column, known) or "")
-        for i, text in enumerate(spec.gates):
-            self._check_gate(located, i, text, task)
+                what = f'slice column "{column}" is not in the dataset'
+                self._report("TR509", what, where, "", fix, close_match(column, known) or "")
 
-    def _check_gate(self, located: Located[PipelineSpec], i: int, text: str, task: str) -> None:
-        where = located.at("gates", i)
+    def _check_gates(self, located: Located[PipelineSpec], task: str) -> None:
+        computed = list(located.spec.evaluate.metrics)
+        if any(isinstance(metrics.metric(name, task), Problem) for name in computed):
+            computed += metrics.METRICS  # what was meant is not known: that is reported, and no more
+        for i, text in enumerate(located.spec.gates):
+            self._check_gate(located, text, task, computed, located.at("gates", i))
+
+    def _check_gate(
+        self, located: Located[PipelineSpec], text: str, task: str, computed: list[str], where: Location
+    ) -> None:
         try:
             gate = gates.parse_gate(text)
         except gates.GateError as error:
@@ -216,10 +272,14 @@ class PipelineReader:
             fix = 'write it as in "roc_auc >= 0.75", "mae <= champion.mae * 1.05" or "slice(carrier).roc_auc >= 0.6"'
             self._report("TR505", "a gate does not parse", where, why, fix)
             return
-        evaluate = located.spec.evaluate
-        problem = gates.check_gate(gate, task=task, metrics=evaluate.metrics, slices=evaluate.slices, where=where)
+        slices = located.spec.evaluate.slices
+        problem = gates.check_gate(gate, task=task, metrics=computed, slices=slices, where=where)
         if problem is not None:
             self.scope.problems.append(problem)
+
+    def _columns(self, body: DatasetBody) -> set[str]:
+        """Return the columns that a dataset is sure to hold besides those of its features."""
+        return {*body.columns, *body.keep, body.key, *(key for use in body.features for key in self._columns_on(use))}
 
     def _columns_on(self, use: FeatureUse) -> list[str]:
         feature = self.features.get(use.feature)
@@ -236,6 +296,20 @@ class PipelineReader:
             "gap_us": parse_duration_us(split.gap) if split.gap else None,
             "seed": split.seed,
         }
+
+
+def is_turned_round(split: SplitSpec) -> bool:
+    """Return whether validation is dated after test."""
+    parts = [str(split.validation), str(split.test)]
+    if split.by != "time" or not all(part[:4].isdigit() for part in parts):
+        return False
+    validation, test = (datetime.fromisoformat(part) for part in parts)
+    return validation.replace(tzinfo=validation.tzinfo or UTC) >= test.replace(tzinfo=test.tzinfo or UTC)
+
+
+def _shown(model: Located[ModelSpec], key: str) -> str:
+    value = getattr(model.spec, key)
+    return value if isinstance(value, str) else "written inline"
 
 
 def trainer_config(spec: ModelSpec) -> dict[str, Any]:
@@ -297,9 +371,10 @@ def _pipeline_steps(
         ]
     canonical = [gates.parse_gate(gate).text for gate in spec.gates if not _is_broken(gate)]
     shipped = {model.spec.name: trainer_config(model.spec) for model in models}
+    choosing = {"metric": spec.evaluate.metrics[0], "models": list(spec.models), "task": task}
     every = tuple(dict.fromkeys(lib for model in models for lib in _libraries(model.spec.trainer)))
     steps += [
-        stage("choose", *evaluated, config={"metric": spec.evaluate.metrics[0], "models": list(spec.models), "task": task}),
+        stage("choose", *evaluated, config=choosing),
         stage(
             "validate",
             f"{name}.choose",

@@ -13,6 +13,7 @@ from treadle.names import close_match
 from treadle.project import Project
 from treadle.scope import Scope
 from treadle.step import Step
+from treadle.tables import unresolved_warning
 
 _STAGES = ("split", "baseline", "train", "evaluate", "choose", "validate", "refit")
 _REPLACEABLE = ("split", "choose")
@@ -47,7 +48,7 @@ def _add(
         return
     resolved = [scope.resolve(name, _READABLE, where, what="table") for name in function.parameters]
     code = pycode.read_code(sources, function)
-    scope.warnings += [pycode_warning(function, place, why) for place, why in code.unresolved]
+    scope.warnings += [unresolved_warning(function, place, why) for place, why in code.unresolved]
     own: dict[str, Any] = {
         "inputs": tuple(step_id for step_id in resolved if step_id is not None),
         "function": function,
@@ -86,10 +87,14 @@ def _place(project: Project, scope: Scope, function: pycode.Function, where: Loc
     if set(arguments) - {"pipeline", "after", "replaces"} or not isinstance(pipeline, str) or len(roles) != 1:
         why = f"found {', '.join(arguments) or 'nothing'}"
         fix = 'write @stage(pipeline="arrivals", after="evaluate"), or replaces="choose"'
-        problem = Problem("TR004", f'stage "{function.name}" takes pipeline, and either after or replaces', where, why, fix=fix)
+        problem = Problem(
+            "TR004", f'stage "{function.name}" takes pipeline, and either after or replaces', where, why, fix=fix
+        )
     elif pipeline not in project.pipelines:
         suggestion = close_match(pipeline, project.pipelines) or ""
-        problem = Problem("TR104", f'pipeline "{pipeline}" is not defined', where, "", suggestion, "define it in pipelines/")
+        problem = Problem(
+            "TR104", f'pipeline "{pipeline}" is not defined', where, "", suggestion, "define it in pipelines/"
+        )
     else:
         role, allowed = roles[0], _STAGES if roles[0] == "after" else _REPLACEABLE
         stage = arguments[role]
@@ -100,12 +105,3 @@ def _place(project: Project, scope: Scope, function: pycode.Function, where: Loc
     if pipeline not in scope.broken:
         scope.problems.append(problem)
     return "", "", ""
-
-
-def pycode_warning(function: pycode.Function, place: str, why: str) -> Problem:
-    """Return the warning that what a function calls cannot be told from its code."""
-    path, _, line = place.partition(":")
-    where = Location(path, int(line) if line.isdigit() else 0)
-    what = f'what {function.decorator} "{function.name}" calls cannot be told from the code alone'
-    fix = "call it by its name; until then a change to any Python file of the project runs it again"
-    return Problem("TR305", what, where, why, fix=fix)

@@ -57,7 +57,8 @@ class PlannedStep:
     """A step with its identity, what is to be done and why.
 
     Attributes:
-        action: build (compute it), reuse (its version stands in the store), inline (a view, or a source in place: part of its readers).
+        action: build (compute it), reuse (its version stands in the store), inline (a view, or a source in place: part
+            of its readers).
         reason: one phrase.
         changes: in what it differs from the environment's version.
         is_selected: whether the selection asked for it; else another step needs it.

@@ -7,16 +7,18 @@ the SQL and Python files is not looked at here; nothing of the project is execut
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from treadle import yamlfile
 from treadle.errors import Location, Problem, ProjectError
-from treadle.names import close_match
+from treadle.names import close_match, is_identifier
 from treadle.spec import (
     DatasetSpec,
+    Described,
     EntitySpec,
     FeatureConfig,
     FeatureSpec,
@@ -32,7 +34,7 @@ from treadle.yamlfile import Document
 PROJECT_FILE = "treadle.yml"
 MAX_FILE_BYTES = 4 * 1024 * 1024
 FOLDERS = ("features", "models", "pipelines", "tests", "macros")
-_SECTIONS: Mapping[str, tuple[str, type[Spec]]] = {
+_SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
     "sources": ("features", SourceSpec),
     "entities": ("features", EntitySpec),
     "features": ("features", FeatureSpec),
@@ -41,7 +43,8 @@ _SECTIONS: Mapping[str, tuple[str, type[Spec]]] = {
     "pipelines": ("pipelines", PipelineSpec),
     "tests": ("tests", SqlTestSpec),
 }
-_DEFAULTS_OF = {"features": FeatureConfig, "models": ModelSpec, "pipelines": PipelineSpec}
+_KINDS = {"sources": "source", "entities": "entity", "datasets": "dataset", "models": "model", "pipelines": "pipeline"}
+_DEFAULTS_OF: Mapping[str, type[Spec]] = {"features": FeatureConfig, "models": ModelSpec, "pipelines": PipelineSpec}
 _IGNORED_FOLDERS = {"target", "build", "dist", "node_modules", "__pycache__", "data"}
 
 SpecT_co = TypeVar("SpecT_co", bound=Spec, covariant=True)
@@ -71,6 +74,7 @@ class Project:
         sql_features: path -> text of features/**/*.sql; `sql_tests` and `macros` alike.
         python: path -> text of every Python file of the project.
         broken: names whose entries had problems; what refers to them is not reported again.
+        unread: kinds (`source`, `model`, ...) of which some names are not known, for their file cannot be read.
         problems: what is wrong so far.
     """
 
@@ -90,7 +94,19 @@ class Project:
     macros: Mapping[str, str]
     python: Mapping[str, str]
     broken: frozenset[str]
+    unread: frozenset[str]
     problems: tuple[Problem, ...]
+
+    def line(self, path: str, number: int) -> Location:
+        """Return the place of a line of a SQL or Python file, with its text."""
+        text = (self.sql_features.get(path) or self.sql_tests.get(path) or self.python.get(path) or "").splitlines()
+        return Location(path, number, text=text[number - 1].strip()[:100] if 0 < number <= len(text) else "")
+
+    def config_line(self, path: str) -> Location:
+        """Return the place of `config()` in a SQL file; its first line where there is none."""
+        text = self.sql_features.get(path) or self.sql_tests.get(path) or ""
+        found = re.search(r"\{\{-?\s*config\s*\(", text)
+        return self.line(path, text.count("\n", 0, found.start()) + 1 if found else 1)
 
     def defaults(self, path: str) -> dict[str, Any]:
         """Return the configuration that treadle.yml gives to what stands in a file."""
@@ -118,7 +134,8 @@ def find_root(start: Path) -> Path:
         if (folder / PROJECT_FILE).is_file():
             return folder
     why = f"no {PROJECT_FILE} in {start} or above"
-    raise ProjectError(Problem("TR001", "this is no Treadle project", why=why, fix="`treadle init NAME` makes one, or pass --project"))
+    fix = "`treadle init NAME` makes one, or pass --project"
+    raise ProjectError(Problem("TR001", "this is no Treadle project", why=why, fix=fix))
 
 
 def read_project(root: Path, *, environment: str | None = None, variables: Mapping[str, Any] | None = None) -> Project:
@@ -138,7 +155,9 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     spec, document = _read_project_file(root)
     environment = environment or spec.default_environment
     _check_environment(spec, document, environment)
-    reader = _Reader(root, tuple(_allowed(root, spec)), _check_defaults(spec, document))
+    defaults, problems = _check_defaults(spec, document)
+    spec = spec.model_copy(update={"defaults": defaults})
+    reader = _Reader(root, tuple(_allowed(root, spec)), problems)
     reader.read_folders(spec)
     chosen = spec.environments.get(environment)
     entries = reader.entries
@@ -159,14 +178,20 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
         macros=reader.texts("macros", ".sql"),
         python=reader.texts("", ".py"),
         broken=frozenset(reader.broken),
+        unread=frozenset(reader.unread),
         problems=tuple(reader.problems),
     )
 
 
 def _read_project_file(root: Path) -> tuple[ProjectSpec, Document]:
-    text = _read_text(root / PROJECT_FILE, PROJECT_FILE)
-    document = yamlfile.read_yaml(text, path=PROJECT_FILE)
-    spec, problems = yamlfile.parse_spec(document, ProjectSpec)
+    file = root / PROJECT_FILE
+    if not file.resolve().is_relative_to(root.resolve()):
+        why = f"the link leads to {file.resolve()}"
+        raise ProjectError(
+            Problem("TR008", "a file lies outside the project", Location(PROJECT_FILE), why, fix="copy it")
+        )
+    document = yamlfile.read_yaml(_read_text(file, PROJECT_FILE), path=PROJECT_FILE)
+    spec, problems = yamlfile.parse_spec(document, ProjectSpec, document.value)
     if spec is None:
         raise ProjectError(problems)
     if spec.requires:
@@ -184,7 +209,8 @@ def _check_requires(requires: str, document: Document) -> None:
         allowed = SpecifierSet(requires)
     except InvalidSpecifier as error:
         why = f'"{requires}" is no version specifier'
-        raise ProjectError(Problem("TR004", '"requires" has a value of the wrong form', where, why, fix='write ">=0.1"')) from error
+        what, fix = '"requires" has a value of the wrong form', 'write it as in ">=0.1"'
+        raise ProjectError(Problem("TR004", what, where, why, fix=fix)) from error
     if here not in allowed:
         why = f"this is Treadle {here}"
         fix = f"pip install 'treadle{requires}'"
@@ -200,22 +226,26 @@ def _check_environment(spec: ProjectSpec, document: Document, environment: str) 
         raise ProjectError(Problem("TR109", f'environment "{environment}" is not defined', where, "", suggestion, fix))
 
 
-def _check_defaults(spec: ProjectSpec, document: Document) -> list[Problem]:
-    problems = []
+def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Return the defaults that can be given, and what is wrong with the others."""
+    kept: dict[str, dict[str, Any]] = {}
+    problems: list[Problem] = []
     for folder, values in spec.defaults.items():
         top = folder.split("/")[0]
-        if top not in _DEFAULTS_OF:
-            why = f"defaults are given below {', '.join(_DEFAULTS_OF)}"
-            problems.append(Problem("TR004", f'no defaults can be given for "{folder}"', document.locate("defaults", folder), why))
+        kind = _DEFAULTS_OF.get(top)
+        if kind is None:
+            where = document.locate("defaults", folder)
+            fix = f"defaults are given for {', '.join(_DEFAULTS_OF)} and folders below them"
+            suggestion = close_match(top, _DEFAULTS_OF) or ""
+            problems.append(Problem("TR004", f'"{folder}" takes no defaults', where, "", suggestion, fix))
             continue
-        known = {f.alias or name for name, f in _DEFAULTS_OF[top].model_fields.items()}
-        for key in values:
-            if key not in known:
-                where = document.locate("defaults", folder, key)
-                problems.append(
-                    Problem("TR003", f'"{key}" is no key here', where, "", close_match(key, known) or "", f"known here: {', '.join(sorted(known))}")
-                )
-    return problems
+        kept[folder] = {}
+        for key, value in values.items():
+            wrong = yamlfile.parse_spec(document, kind, {key: value}, path=("defaults", folder), is_part=True)[1]
+            problems += wrong
+            if not wrong:
+                kept[folder][key] = value
+    return kept, problems
 
 
 def _allowed(root: Path, spec: ProjectSpec) -> Iterator[Path]:
@@ -229,16 +259,23 @@ def _read_text(file: Path, path: str) -> str:
         data = file.read_bytes()
     except OSError as error:
         why = error.strerror or str(error)
-        raise ProjectError(Problem("TR009", "a file cannot be read", Location(path), why, fix="check that it exists and its permissions")) from error
+        fix = "check that it exists and its permissions"
+        raise ProjectError(Problem("TR009", "a file cannot be read", Location(path), why, fix=fix)) from error
     if len(data) > MAX_FILE_BYTES:
         why = f"{len(data):,} bytes; at most {MAX_FILE_BYTES:,}"
-        raise ProjectError(Problem("TR007", "a file is too large", Location(path), why, fix="keep data in data/, as a source"))
+        fix = "keep data in data/, as a source"
+        raise ProjectError(Problem("TR007", "a file is too large", Location(path), why, fix=fix))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         why = f"byte {error.start}: {error.reason}"
-        raise ProjectError(Problem("TR009", "a file is not UTF-8 text", Location(path, line), why, fix="save it as UTF-8")) from error
+        fix = "save it as UTF-8"
+        raise ProjectError(Problem("TR009", "a file is not UTF-8 text", Location(path, line), why, fix=fix)) from error
+
+
+def _inode(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 class _Reader:
@@ -247,6 +284,7 @@ class _Reader:
     def __init__(self, root: Path, allowed: tuple[Path, ...], problems: list[Problem]) -> None:
         self.root, self.allowed, self.problems = root, allowed, problems
         self.broken: set[str] = set()
+        self.unread: set[str] = set()
         self.entries: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         self._texts: dict[str, str] = {}
 
@@ -255,40 +293,69 @@ class _Reader:
         return {path: text for path, text in self._texts.items() if path.startswith(prefix) and path.endswith(suffix)}
 
     def read_folders(self, spec: ProjectSpec) -> None:
-        for path in sorted(self._walk(self.root, set())):
+        for path in sorted(self._walk()):
             top = path.split("/")[0]
             suffix = os.path.splitext(path)[1]
-            if suffix == ".py" or (suffix == ".sql" and top in ("features", "tests", "macros")):
-                self._try(lambda p=path: self._texts.__setitem__(p, _read_text(self.root / p, p)))  # type: ignore[misc]
-            elif suffix in (".yml", ".yaml") and top in FOLDERS and top != "macros":
-                self._try(lambda p=path: self._read_yaml(p, spec))  # type: ignore[misc]
+            try:
+                if suffix == ".py" or (suffix == ".sql" and top in ("features", "tests", "macros")):
+                    self._texts[path] = _read_text(self.root / path, path)
+                elif suffix == ".sql" and top in ("models", "pipelines"):
+                    self._refuse_sql(path, top)
+                elif suffix in (".yml", ".yaml") and top in FOLDERS and top != "macros":
+                    self._read_yaml(path, spec)
+            except ProjectError as error:
+                self.problems.extend(error.problems)
+                self._lose_names(top, suffix, path)
 
-    def _try(self, read: Callable[[], None]) -> None:
-        try:
-            read()
-        except ProjectError as error:
-            self.problems.extend(error.problems)
+    def _lose_names(self, folder: str, suffix: str, path: str) -> None:
+        """Remember what a file could have defined that cannot be read."""
+        if suffix == ".sql":
+            self.broken.add(PurePosixPath(path).stem)
+        elif suffix == ".py":
+            self.unread.add("feature")
+        else:
+            self.unread |= {kind for section, kind in _KINDS.items() if _SECTIONS[section][0] == folder}
 
-    def _walk(self, folder: Path, seen: set[Path]) -> Iterator[str]:
-        """Yield the files below a folder that can matter; hidden folders and virtual environments are passed over."""
-        for entry in os.scandir(folder):
-            path = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink() and not self._is_inside(entry, path):
-                continue
-            if entry.is_dir():
-                real = Path(entry.path).resolve()
-                is_left_out = folder == self.root and entry.name in _IGNORED_FOLDERS
-                if is_left_out or real in seen or os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
+    def _refuse_sql(self, path: str, folder: str) -> None:
+        fix = "move it to features/ if it makes a table, or to tests/ if its rows are failures"
+        self.problems.append(Problem("TR011", f"a query does not belong into {folder}/", Location(path), fix=fix))
+
+    def _walk(self) -> Iterator[str]:
+        """Yield the files that can matter; hidden folders and virtual environments are passed over."""
+        folders = [self.root]
+        seen = {_inode(self.root.stat())}
+        while folders:
+            folder = folders.pop()
+            for entry in self._scan(folder):
+                path = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
+                if entry.name.startswith(".") or (entry.is_symlink() and not self._is_inside(entry, path)):
                     continue
-                seen.add(real)
-                yield from self._walk(Path(entry.path), seen)
-            elif entry.is_file():
-                yield path
+                if entry.is_file():
+                    yield path
+                elif entry.is_dir():
+                    inode = _inode(entry.stat())
+                    is_left_out = folder == self.root and entry.name in _IGNORED_FOLDERS
+                    if not (is_left_out or inode in seen or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))):
+                        seen.add(inode)
+                        folders.append(Path(entry.path))
+
+    def _scan(self, folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError as error:
+            path = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            why = error.strerror or str(error)
+            self.problems.append(
+                Problem("TR009", "a folder cannot be read", Location(path), why, fix="check its permissions")
+            )
+            return []
 
     def _is_inside(self, entry: os.DirEntry[str], path: str) -> bool:
-        target = Path(entry.path).resolve()
+        try:
+            target = Path(entry.path).resolve()
+        except (OSError, RuntimeError):  # a link that leads to itself
+            return False
         if any(target.is_relative_to(allowed) for allowed in self.allowed):
             return True
         if path.split("/")[0] in FOLDERS:
@@ -301,20 +368,27 @@ class _Reader:
         document = yamlfile.read_yaml(_read_text(self.root / path, path), path=path)
         if not isinstance(document.value, dict):
             why = "expected sections such as `features:` or `models:`"
-            raise ProjectError(Problem("TR004", "a YAML file holds no sections", document.locate(), why))
+            fix = "begin with the section that the list belongs to"
+            raise ProjectError(Problem("TR004", "a YAML file holds no sections", document.locate(), why, fix=fix))
         folder = path.split("/")[0]
         here = [section for section, (home, _) in _SECTIONS.items() if home == folder]
         for section, items in document.value.items():
             if section not in _SECTIONS:
                 suggestion = close_match(section, _SECTIONS) or ""
                 fix = f"in {folder}/ stand: {', '.join(here)}"
-                self.problems.append(Problem("TR003", f'"{section}" is no section', document.locate(section), "", suggestion, fix))
+                what = f'"{yamlfile.word(section)}" is no section'
+                self.problems.append(Problem("TR003", what, document.locate(section), "", suggestion, fix))
+                self._lose_names(folder, ".yml", document.path)
             elif section not in here:
                 fix = f"move it to a YAML file in {_SECTIONS[section][0]}/"
-                self.problems.append(Problem("TR011", f"`{section}:` does not belong into {folder}/", document.locate(section), fix=fix))
+                what = f"`{section}:` does not belong into {folder}/"
+                self.problems.append(Problem("TR011", what, document.locate(section), fix=fix))
+                self.unread.add(_KINDS.get(section, "feature"))
             elif not isinstance(items, list):
-                why = "expected a list, each entry with `- name: ...`"
-                self.problems.append(Problem("TR004", f'"{section}" has a value of the wrong form', document.locate(section), why))
+                why = f"expected a list, found {yamlfile.shown(items)}"
+                what, fix = f'"{section}" has a value of the wrong form', "begin each entry with `- name: ...`"
+                self.problems.append(Problem("TR004", what, document.locate(section), why, fix=fix))
+                self._lose_names(folder, ".yml", document.path)
             else:
                 for i, item in enumerate(items):
                     self._read_entry(document, section, i, item, spec)
@@ -324,18 +398,21 @@ class _Reader:
         value = item
         if isinstance(item, dict) and section in ("models", "pipelines"):
             value = {**merge_defaults(spec.defaults, document.path), **item}
-        parsed, problems = yamlfile.parse_spec(document, kind, path=(section, i), value=value if value is not None else 0)
-        name = item.get("name") if isinstance(item, dict) else None
+        parsed, problems = yamlfile.parse_spec(document, kind, value, path=(section, i))
         if parsed is None:
             self.problems.extend(problems)
-            if isinstance(name, str):
+            name = item.get("name") if isinstance(item, dict) else None
+            if isinstance(name, str) and is_identifier(name):
                 self.broken.add(name)
+            else:
+                self._lose_names(document.path.split("/")[0], ".yml", document.path)
             return
         located = Located(parsed, document, (section, i))
-        known = self.entries[section]
+        known, name = self.entries[section], parsed.name
         if name in known:
             other = known[name].at()
             why = f"it stands at {other} too"
-            self.problems.append(Problem("TR102", f'"{name}" is defined twice', located.at(), why, fix="rename one of the two"))
+            what, fix = f'"{name}" is defined twice', "rename one of the two"
+            self.problems.append(Problem("TR102", what, located.at(), why, fix=fix))
             return
         known[name] = located

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from treadle.pynormal import Definition, Rules
 
@@ -455,7 +456,7 @@ def _leading_chain(node: ast.expr) -> tuple[str, ...]:
     return tuple(chain)
 
 
-_VISITORS = {
+_VISITORS: Mapping[type[ast.AST], Callable[[_Reader, Any, _Scope], None]] = {
     ast.Name: _Reader.visit_name,
     ast.Attribute: _Reader.visit_attribute,
     ast.Call: _Reader.visit_call,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 
+from treadle import sql
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match, is_identifier
+from treadle.render import Rendered
+from treadle.yamlfile import word
 
-_PLURAL = {"source": "features/", "feature": "features/", "dataset": "models/", "model": "models/"}
+_HOMES = {"source": "features/", "feature": "features/", "dataset": "models/", "model": "models/"}
+_MAX_CHOICES = 8
+_SURELY = 0.8
 
 
 @dataclass
@@ -21,36 +28,39 @@ class Scope:
         places: name -> where it is defined.
         steps: name -> id of the step that a reader of the name reads.
         broken: names whose definition is wrong; a reference to one is no further problem.
+        unread: kinds of which some names are not known, because their file cannot be read.
         problems: what was found wrong.
         warnings: what should be looked at.
     """
 
     broken: set[str]
     problems: list[Problem]
+    unread: set[str] = field(default_factory=set)
     kinds: dict[str, str] = field(default_factory=dict)
     places: dict[str, Location] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
 
     @contextmanager
-    def collecting(self, name: str) -> Iterator[None]:
-        """Keep the problems of what is done inside, and count `name` as broken if there were any."""
+    def collecting(self, name: str, *, unread: str = "") -> Iterator[None]:
+        """Keep the problems of what is done inside; if there were any, `name` is broken, and names of a kind unread."""
         try:
             yield
         except ProjectError as error:
             self.problems.extend(error.problems)
             self.broken.add(name)
+            self.unread |= {unread} - {""}
 
     def define(self, name: str, kind: str, where: Location, *, step: str = "") -> bool:
         """Take a name; report TR101 or TR102 and return False where that is not possible."""
         if not is_identifier(name):
-            why = f"{name!r} is not made of letters, digits and underscores"
-            self.problems.append(Problem("TR101", f"a {kind} has a bad name", where, why, fix="rename it"))
+            self.problems.append(bad_name(kind, name, where))
             return False
         if name in self.kinds:
             why = f'{self.kinds[name]} "{name}" stands at {self.places[name]}'
             fix = "rename one of the two: sources, features, datasets and models share one space of names"
             self.problems.append(Problem("TR102", f'"{name}" is defined twice', where, why, fix=fix))
+            self.broken.add(name)
             return False
         self.kinds[name], self.places[name], self.steps[name] = kind, where, step or name
         return True
@@ -72,15 +82,81 @@ class Scope:
             return None
         if kind is not None:
             why = f'"{name}" is a {kind}; here stands a {" or a ".join(allowed)}'
-            self.problems.append(Problem("TR106", f'"{name}" is of the wrong kind', where, why))
+            choices = self.choices(allowed)
+            fix = f"name one of: {choices}" if choices else f"define one in {_HOMES[allowed[0]]}"
+            self.problems.append(Problem("TR106", f'"{name}" is of the wrong kind', where, why, fix=fix))
             return None
-        known = [other for other, other_kind in self.kinds.items() if other_kind in allowed]
-        suggestion = close_match(name, known) or ""
-        fix = f"define it in {_PLURAL[allowed[0]]}, or see `treadle list --select kind:{allowed[0]}`"
-        self.problems.append(
-            Problem("TR104", f'{what or allowed[0]} "{name}" is not defined', where, suggestion=suggestion, fix=fix)
-        )
+        self._report_undefined(name, allowed, where, what or allowed[0])
         return None
+
+    def _report_undefined(self, name: str, allowed: tuple[str, ...], where: Location, what: str) -> None:
+        suggestion = close_match(name, self.names(allowed)) or ""
+        if self.is_unread(name, allowed, suggestion):
+            return
+        choices = self.choices(allowed)
+        fix = f"define it in {_HOMES[allowed[0]]}" + (f"; known here: {choices}" if choices else "")
+        self.problems.append(Problem("TR104", f'{what} "{word(name)}" is not defined', where, "", suggestion, fix))
+
+    def is_unread(self, name: str, kinds: Iterable[str], suggestion: str) -> bool:
+        """Return whether a name may stand in a file that cannot be read: then that is reported, and no more.
+
+        Args:
+            name: which is not defined.
+            kinds: what it may be.
+            suggestion: the known name that is meant if this one is misspelt.
+        """
+        is_misspelt = SequenceMatcher(None, name, suggestion).ratio() > _SURELY
+        return bool(self.unread & set(kinds)) and not is_misspelt
+
+    def names(self, kinds: Iterable[str]) -> list[str]:
+        """Return all names of some kinds."""
+        return [name for name, kind in self.kinds.items() if kind in kinds]
+
+    def choices(self, kinds: Iterable[str]) -> str:
+        """Return the names of some kinds as a list to read, the first of them if there are many."""
+        found = sorted(self.names(kinds))
+        more = f" and {len(found) - _MAX_CHOICES} more" if len(found) > _MAX_CHOICES else ""
+        return ", ".join(found[:_MAX_CHOICES]) + more
+
+
+def read_expression(text: str, where: Location, *, what: str) -> sql.Query:
+    """Return a SQL expression over the columns of some rows as a query without a table, checked.
+
+    Args:
+        text: the expression.
+        where: the place of the expression in the YAML file.
+        what: what the expression is, for errors.
+
+    Raises:
+        ProjectError: it does not parse, names a table, reads a file, or depends on the moment of the run.
+    """
+    source = f"select (\n{text}\n)"
+    lines = tuple(range(1, source.count("\n") + 2))
+    rendered = Rendered(source, where.path, source, (), (), {}, lines, uses_as_of=False)
+    try:
+        if not text.strip():
+            raise ProjectError(Problem("TR204", "the SQL does not parse", where, "it is empty"))
+        return sql.read_query(rendered, path=where.path, volatile=False)
+    except ProjectError as error:
+        raise ProjectError(_in_expression(problem, where, what) for problem in error.problems) from error
+
+
+def _in_expression(problem: Problem, where: Location, what: str) -> Problem:
+    why = f"{what} is computed from the columns of its own rows, and from nothing else"
+    if problem.code in ("TR204", "TR208"):
+        problem = replace(problem, code="TR204", what="the SQL does not parse")
+        why = f"{problem.why}; {what} is one SQL expression" if problem.why else f"{what} is one SQL expression"
+    elif problem.code == "TR205":
+        problem = replace(problem, what=problem.what.replace(" is named without ref()", " is named in an expression"))
+    return replace(problem, where=where, why=why, suggestion="", fix="write an expression over columns of the rows")
+
+
+def bad_name(kind: str, name: str, where: Location) -> Problem:
+    """Return the problem of a name that is no identifier."""
+    why = f'"{word(name)}" is not made of letters, digits and underscores, or starts with a digit'
+    near = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    suggestion = near if is_identifier(near) else ""
+    return Problem("TR101", f"a {kind} has a bad name", where, why, suggestion, "rename it")
 
 
 def find_cycle(inputs: Mapping[str, Iterable[str]]) -> list[str] | None:

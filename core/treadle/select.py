@@ -13,7 +13,7 @@ from treadle.errors import Problem, UsageError
 from treadle.names import close_match
 from treadle.step import Graph, Step
 
-_TERM = re.compile(r"(?P<up>\d*\+)?(?P<core>[^+]+?)(?P<down>\+\d*)?")
+_TERM = re.compile(r"(?P<up>[0-9]{0,6}\+)?(?P<core>[^+]+?)(?P<down>\+[0-9]{0,6})?")
 
 
 def _matches_path(step: Step, value: str) -> bool:
@@ -41,12 +41,22 @@ def select(graph: Graph, selectors: Iterable[str], exclude: Iterable[str] = ()) 
     Raises:
         UsageError: TR601 (a term matches nothing), TR602 (no such method).
     """
-    wanted = [term for selector in selectors for term in selector.split()]
-    unwanted = [term for selector in exclude for term in selector.split()]
-    found = set(graph.steps) if not wanted else set().union(*(_union_member(graph, term) for term in wanted))
+    wanted, unwanted = _terms(selectors), _terms(exclude)
+    found = set().union(*(_union_member(graph, term) for term in wanted)) if wanted else set(graph.steps)
     for term in unwanted:
         found -= _union_member(graph, term)
     return frozenset(found)
+
+
+def _terms(selectors: Iterable[str]) -> list[str]:
+    """Return the members of all unions; an empty selector, as of a shell variable that is not set, is an error."""
+    found: list[str] = []
+    for selector in selectors:
+        if not selector.split():
+            fix = "name a step, as `treadle list` shows them; without --select all are meant"
+            raise UsageError(Problem("TR601", "a selector is empty", fix=fix))
+        found += selector.split()
+    return found
 
 
 def with_tests(graph: Graph, selected: Iterable[str]) -> frozenset[str]:
@@ -59,7 +69,12 @@ def _union_member(graph: Graph, text: str) -> set[str]:
     parts = [_term(graph, part) for part in text.split(",") if part]
     if not parts:
         raise UsageError(Problem("TR601", f'"{text}" selects nothing', fix="name a step, as `treadle list` shows them"))
-    return set.intersection(*parts)
+    if not (found := set.intersection(*parts)):
+        why = "each of its parts selects something, and no step is in all of them"
+        raise UsageError(
+            Problem("TR601", f'"{text}" selects nothing', why=why, fix="a blank between them means either")
+        )
+    return found
 
 
 def _term(graph: Graph, text: str) -> set[str]:

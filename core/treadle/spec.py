@@ -230,7 +230,7 @@ class SourceSpec(Table):
 
 
 class EntitySpec(Described):
-    """What features describe: a carrier, a customer. The key column is the entity's name unless `keys` says otherwise."""
+    """What features describe: a carrier, a customer; its key column has its name, unless `keys` says otherwise."""
 
     keys: tuple[str, ...] = ()
 
@@ -371,7 +371,8 @@ class SplitSpec(Spec):
         for name in ("test", "validation"):
             value = getattr(self, name)
             if self.by == "time":
-                if not isinstance(value, str) or not _is_part(value, relative=rf"{'last ' if name == 'test' else ''}\S+"):
+                relative = r"last \S+" if name == "test" else r"\S+"
+                if not isinstance(value, str) or not _is_part(value, relative=relative):
                     example = "last 60d" if name == "test" else "60d"
                     raise ValueError(f"{name} of a split by time is {example} or a date such as 2013-11-01")
             elif isinstance(value, str) or not 0 < value < 1:

@@ -21,6 +21,7 @@ Kind = Literal[
     "choose",
     "validate",
     "refit",
+    "stage",
     "test",
 ]
 

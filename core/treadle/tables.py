@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from treadle import pycode, sql
 from treadle.errors import Location, Problem
@@ -17,6 +18,7 @@ from treadle.render import Renderer
 from treadle.scope import Scope
 from treadle.spec import FeatureConfig
 from treadle.step import Step
+from treadle.yamlfile import explain_value, word
 
 _READABLE = ("source", "feature", "model")
 _CONFIG_KEYS = frozenset(FeatureConfig.model_fields)
@@ -51,6 +53,7 @@ class TableReader:
         self.functions: list[pycode.Function] = []
         self.queries: dict[str, str] = {}
         self.features: dict[str, Feature] = {}
+        self.disabled: set[str] = set()
         self.steps: list[Step] = []
 
     def define(self) -> None:
@@ -59,29 +62,26 @@ class TableReader:
             self.scope.define(name, "source", located.at())
         for path in self.project.sql_features:
             name = PurePosixPath(path).stem
-            if self.scope.define(name, "feature", Location(path, 1)):
+            if self.scope.define(name, "feature", self.project.line(path, 1)):
                 self.queries[name] = path
         for path in self.project.python:
             if path.startswith("features/"):
-                with self.scope.collecting(PurePosixPath(path).stem):
+                with self.scope.collecting(PurePosixPath(path).stem, unread="feature"):
                     self._define_functions(path)
         for name, described in self.project.features.items():
             if self.scope.kinds.get(name) != "feature" and name not in self.scope.broken:
-                known = [n for n, kind in self.scope.kinds.items() if kind == "feature"]
-                fix = f"add features/{name}.sql, or a function of that name with @feature in features/*.py"
-                self.scope.problems.append(
-                    Problem(
-                        "TR103",
-                        f'feature "{name}" is described but has no file',
-                        described.at(),
-                        suggestion=close_match(name, known) or "",
-                        fix=fix,
-                    )
-                )
+                self._report_described(name, described.at())
+
+    def _report_described(self, name: str, where: Location) -> None:
+        suggestion = close_match(name, self.scope.names(("feature",))) or ""
+        if not self.scope.is_unread(name, ("feature",), suggestion):
+            fix = f"add features/{name}.sql, or a function of that name with @feature in features/*.py"
+            what = f'feature "{name}" is described but has no file'
+            self.scope.problems.append(Problem("TR103", what, where, "", suggestion, fix))
 
     def _define_functions(self, path: str) -> None:
         for function in pycode.read_functions(self.python, path):
-            where = Location(function.path, function.line)
+            where = self.project.line(function.path, function.line)
             if function.decorator == "feature" and self.scope.define(function.name, "feature", where):
                 self.functions.append(function)
 
@@ -118,26 +118,27 @@ class TableReader:
         )
 
     def _sql_feature(self, name: str, path: str) -> None:
-        where = Location(path, 1)
+        where = self.project.config_line(path)
         rendered = self.renderer.render(self.project.sql_features[path], path=path, name=name)
         feature = self._feature(name, path, where, rendered.config, "")
         query = sql.read_query(rendered, path=path, volatile=feature.config.volatile is not None)
-        resolved = [self.scope.resolve(ref, _READABLE, rendered.locate_ref(ref)) for ref in rendered.refs]
+        resolved = [self.scope.resolve(ref, _READABLE, rendered.locate_ref(ref), what="table") for ref in rendered.refs]
         inputs = tuple(found for found in resolved if found is not None)
         if feature.config.enabled and len(inputs) == len(rendered.refs):
             self._add(feature, inputs, code={path: query.tokens}, distributions=("duckdb",), query=query)
 
     def _python_feature(self, function: pycode.Function) -> None:
-        where = Location(function.path, function.line)
+        where = self.project.line(function.path, function.line)
         feature = self._feature(function.name, function.path, where, function.arguments, function.description)
-        resolved = [self.scope.resolve(name, _READABLE, where) for name in function.parameters]
+        resolved = [self.scope.resolve(name, _READABLE, where, what="table") for name in function.parameters]
         inputs = tuple(found for found in resolved if found is not None)
         if feature.config.materialized == "view":
             why = "only SQL can be inlined into what reads it"
-            self.scope.problems.append(Problem("TR004", f'feature "{function.name}" cannot be a view', where, why, fix="remove materialized"))
+            what = f'feature "{function.name}" cannot be a view'
+            self.scope.problems.append(Problem("TR004", what, where, why, fix="remove materialized"))
         code = pycode.read_code(self.python, function)
         for place, why in code.unresolved:
-            self.scope.warnings.append(_unresolved(function, place, why))
+            self.scope.warnings.append(unresolved_warning(function, place, why))
         if feature.config.enabled and len(inputs) == len(function.parameters):
             self._add(feature, inputs, code=code.parts, distributions=code.distributions, function=function)
 
@@ -177,22 +178,38 @@ class TableReader:
             description = spec.description or description
         values.update(given)
         config = self._config(name, where, values)
+        if not config.enabled:
+            self.disabled.add(name)
         keys = self._keys(config, where)
-        if config.entity and not config.event_time and not config.static:
-            why = f'it describes the entity "{config.entity}", and nothing says since when its rows are true'
-            fix = "set event_time to the column that says it, or static=true if a row is true at all times"
-            self.scope.problems.append(Problem("TR401", f'feature "{name}" has no event_time and is not static', where, why, fix=fix))
+        self._check_time(name, config, where)
+        return Feature(name, where, config, keys, description)
+
+    def _check_time(self, name: str, config: FeatureConfig, where: Location) -> None:
+        def report(what: str, why: str, fix: str) -> None:
+            self.scope.problems.append(Problem("TR401", f'feature "{name}" {what}', where, why, fix=fix))
+
         if config.static and config.event_time:
             why = "static says: true at all times; event_time says: true from a moment on"
-            self.scope.problems.append(Problem("TR401", f'feature "{name}" is both static and timed', where, why, fix="remove one of the two"))
-        return Feature(name, where, config, keys, description)
+            report("is both static and timed", why, "remove one of the two")
+        elif config.entity and not config.event_time and not config.static:
+            why = f'it describes the entity "{config.entity}", and nothing says since when its rows are true'
+            fix = "set event_time to the column that says it, or static=true if a row is true at all times"
+            report("has no event_time and is not static", why, fix)
+        elif not config.event_time:
+            for key in ("known_at", "ttl"):
+                if getattr(config, key) is not None:
+                    why = f"{key} counts from the moment a row became true, and no event_time says when that was"
+                    report(
+                        f"has {key} and no event_time",
+                        why,
+                        f"set event_time to the column that says it, or remove {key}",
+                    )
 
     def _config(self, name: str, where: Location, values: Mapping[str, Any]) -> FeatureConfig:
         try:
             return FeatureConfig.model_validate(dict(values))
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                self.scope.problems.append(_config_problem(name, where, detail["type"], detail["loc"], detail["msg"], detail["input"]))
+            self.scope.problems += [_config_problem(name, where, detail) for detail in error.errors(include_url=False)]
             self.scope.broken.add(name)
             return FeatureConfig(static=True)
 
@@ -202,8 +219,9 @@ class TableReader:
         located = self.project.entities.get(config.entity)
         if located is not None:
             return located.spec.key_columns
-        if config.entity not in self.scope.broken:
-            suggestion = close_match(config.entity, self.project.entities) or ""
+        suggestion = close_match(config.entity, self.project.entities) or ""
+        known = config.entity in self.scope.broken
+        if not known and not self.scope.is_unread(config.entity, ("entity",), suggestion):
             fix = f"add `- name: {config.entity}` below `entities:` in a YAML file of features/"
             self.scope.problems.append(
                 Problem("TR107", f'entity "{config.entity}" is not defined', where, suggestion=suggestion, fix=fix)
@@ -229,21 +247,20 @@ def source_format(path: str, given: str | None) -> str:
     return "csv"
 
 
-def _config_problem(name: str, where: Location, kind: str, loc: tuple[int | str, ...], message: str, value: object) -> Problem:
-    key = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
+def _config_problem(name: str, where: Location, detail: ErrorDetails) -> Problem:
+    key = word(".".join(str(part) for part in detail["loc"]))
+    if detail["type"] == "extra_forbidden":
         suggestion = close_match(key, _CONFIG_KEYS) or ""
         fix = f"known here: {', '.join(sorted(_CONFIG_KEYS))}"
         return Problem("TR003", f'"{key}" is no configuration of a feature', where, "", suggestion, fix)
-    why = f"{message.removeprefix('Value error, ')}; found {value!r}"
-    return Problem("TR004", f'"{key}" of feature "{name}" has a value of the wrong form', where, why)
+    why, suggestion = explain_value(detail)
+    return Problem("TR004", f'"{key}" of feature "{name}" has a value of the wrong form', where, why, suggestion)
 
 
-def _unresolved(function: pycode.Function, place: str, why: str) -> Problem:
+def unresolved_warning(function: pycode.Function, place: str, why: str) -> Problem:
+    """Return the warning that what a function calls cannot be told from its code."""
     path, _, line = place.partition(":")
     where = Location(path, int(line) if line.isdigit() else 0)
-    what = f'what feature "{function.name}" calls cannot be told from the code alone'
-    fix = "call it by its name; until then a change to any Python file of the project re-runs the feature"
+    what = f'what {function.decorator} "{function.name}" calls cannot be told from the code alone'
+    fix = f"call it by its name; until then a change to any Python file of the project re-runs the {function.decorator}"
     return Problem("TR305", what, where, why, fix=fix)
-
-

@@ -24,6 +24,11 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
+_TOO_DEEP = f"more than {MAX_DEPTH} levels inside each other"
+_NUMBERS = {"int": "whole number", "float": "number"}
+_FLATTER = "write it flatter"
+_TAG = "tag:yaml.org,2002:"
+
 SpecT = TypeVar("SpecT", bound=BaseModel)
 Path = tuple[str | int, ...]
 
@@ -46,11 +51,11 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
 ):
     _Resolver.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, *([""] if _tag == "null" else [])]
+        f"{_TAG}{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, *([""] if _tag == "null" else [])]
     )
 
 
-class _Loader(_PARSER, _Resolver):
+class _Loader(_PARSER, _Resolver):  # type: ignore[misc]  # libyaml's parser is chosen when this runs
     """libyaml's parser and composer with the resolver above."""
 
     def __init__(self, stream: str) -> None:
@@ -75,7 +80,8 @@ class Document:
 
     def locate(self, *path: str | int) -> Location:
         """Return the place of a value; of the nearest one around it when it does not stand in the file."""
-        value, found = self.value, ()
+        value = self.value
+        found: Path = ()
         for part in path:
             step = _descend(value, part)
             if step is None:
@@ -121,9 +127,9 @@ def read_yaml(text: str, *, path: str) -> Document:
     """
     lines = tuple(text.splitlines())
     if len(text) > MAX_BYTES:
-        raise ProjectError(
-            Problem("TR007", "a YAML file is too large", Location(path), f"{len(text):,} characters; at most {MAX_BYTES:,}")
-        )
+        why = f"{len(text):,} characters; at most {MAX_BYTES:,}"
+        fix = "split it into several files"
+        raise ProjectError(Problem("TR007", "a YAML file is too large", Location(path), why, fix=fix))
     document = Document(path, {}, {}, lines)
     try:
         _check_depth(text, document)
@@ -141,15 +147,27 @@ def _syntax_problem(error: yaml.YAMLError, document: Document) -> Problem:
     mark = getattr(error, "problem_mark", None)
     where = document.location(mark.line + 1, mark.column + 1) if mark is not None else Location(document.path)
     why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-    if why == "found character that cannot start any token" and where.text.startswith("\t"):
-        return Problem("TR002", "YAML does not parse", where, "a line is indented by a tab", fix="indent by spaces")
     fix = "indentation shows what belongs together; put text that holds `: `, `#`, `{` or `[` in quotes"
+    if "cannot start any token" in why and _is_tab(document, mark):
+        why, fix = "a tab stands where only spaces may stand", "indent by spaces"
+    elif "another document" in why:
+        why, fix = "a second document starts here", "remove the `---`, or make a file of its own of what follows"
+    elif "undefined alias" in why:
+        why, fix = (
+            "`*name` repeats what `&name` marks, and nothing before it is marked so",
+            "put text with a `*` in quotes",
+        )
     return Problem("TR002", "YAML does not parse", where, why, fix=fix)
+
+
+def _is_tab(document: Document, mark: Any) -> bool:
+    line = document.lines[mark.line] if mark is not None and mark.line < len(document.lines) else ""
+    return line[mark.column : mark.column + 1] == "\t"
 
 
 def _check_depth(text: str, document: Document) -> None:
     """Refuse deep nesting before the recursive composer sees it."""
-    if text.count("[") + text.count("{") + text.count("- ") + text.count(":") < MAX_DEPTH:
+    if sum(map(text.count, "[{-?:")) < MAX_DEPTH:
         return
     depth = 0
     parser = _Loader(text)
@@ -158,11 +176,16 @@ def _check_depth(text: str, document: Document) -> None:
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             depth += 1
             if depth > MAX_DEPTH:
-                where = document.location(event.start_mark.line + 1, event.start_mark.column + 1)
-                why = f"more than {MAX_DEPTH} levels inside each other"
-                raise ProjectError(Problem("TR007", "YAML is nested too deeply", where, why, fix="write it flatter"))
+                raise ProjectError(
+                    _node_problem("TR007", "YAML is nested too deeply", event, document, _TOO_DEEP, _FLATTER)
+                )
         elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             depth -= 1
+
+
+def _node_problem(code: str, what: str, node: Any, document: Document, why: str, fix: str) -> Problem:
+    where = document.location(node.start_mark.line + 1, node.start_mark.column + 1)
+    return Problem(code, what, where, why, fix=fix)
 
 
 class _Builder:
@@ -174,24 +197,29 @@ class _Builder:
         self.open: set[int] = set()
 
     def problem(self, code: str, what: str, node: yaml.Node, why: str, fix: str) -> ProjectError:
-        where = self.document.location(node.start_mark.line + 1, node.start_mark.column + 1)
-        return ProjectError(Problem(code, what, where, why, fix=fix))
+        return ProjectError(_node_problem(code, what, node, self.document, why, fix))
 
     def build(self, node: yaml.Node, path: Path = ()) -> Any:
         self.n_values += 1
         if self.n_values > MAX_VALUES:
             why = f"more than {MAX_VALUES:,} values once aliases (`*name`) are filled in"
             raise self.problem("TR007", "YAML expands too far", node, why, "use fewer aliases of aliases")
+        if len(self.open) > MAX_DEPTH:
+            raise self.problem("TR007", "YAML is nested too deeply", node, _TOO_DEEP, _FLATTER)
         self.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
-            raise self.problem("TR007", "YAML contains itself", node, "an alias stands inside its own anchor", "remove it")
+            raise self.problem(
+                "TR007", "YAML contains itself", node, "an alias stands inside its own anchor", "remove it"
+            )
+        if node.tag not in (f"{_TAG}seq", f"{_TAG}map"):
+            raise self.unknown_tag(node)
         self.open.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            value: Any = [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            value: Any = self.mapping(node, path)
         else:
-            value = self.mapping(node, path)
+            value = [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
         self.open.discard(id(node))
         return value
 
@@ -199,15 +227,17 @@ class _Builder:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == f"{_TAG}merge":
                 for part in self.merged(value_node, path):
                     merged = {**part, **merged}
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self.problem("TR002", "a key is no text", key_node, "keys are single words or quoted text", "rename it")
+                raise self.problem(
+                    "TR002", "a key is no text", key_node, "keys are single words or quoted text", "rename it"
+                )
             key = key_node.value
             if key in found:
-                why = f'"{key}" stands here a second time'
+                why = f'"{word(key)}" stands here a second time'
                 raise self.problem("TR005", "a key is written twice", key_node, why, "remove one of the two")
             self.marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             found[key] = self.build(value_node, (*path, key))
@@ -217,11 +247,17 @@ class _Builder:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in nodes:
             if not isinstance(part, yaml.MappingNode):
-                raise self.problem("TR002", "`<<` merges no mapping", node, "it takes `*name` or a list of them", "see above")
+                raise self.problem(
+                    "TR002",
+                    "`<<` merges no mapping",
+                    node,
+                    "it takes `*name` or a list of them",
+                    "merge what `&name` marks",
+                )
             yield self.build(part, path)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
-        kind, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
+        kind, text = node.tag.removeprefix(_TAG), node.value
         try:
             match kind:
                 case "str" | "merge":
@@ -235,25 +271,47 @@ class _Builder:
                 case "float":
                     return float(re.sub(r"(?i)\.(inf|nan)", r"\1", text))
         except ValueError as error:
-            raise self.problem("TR002", "YAML does not parse", node, f"{text!r} is no {kind}", "correct it") from error
-        raise self.problem("TR002", "YAML does not parse", node, f"the tag {node.tag} is not known here", "remove the tag")
+            raise self.problem(
+                "TR002", "YAML does not parse", node, f'"{word(text)}" is no {_NUMBERS.get(kind, kind)}', "correct it"
+            ) from error
+        raise self.unknown_tag(node)
+
+    def unknown_tag(self, node: yaml.Node) -> ProjectError:
+        why = f"the tag {word(node.tag.replace(_TAG, '!!'))} is not known here"
+        return self.problem(
+            "TR002",
+            "YAML does not parse",
+            node,
+            why,
+            "remove the tag; values are plain text, numbers, lists and mappings",
+        )
 
 
-def parse_spec(document: Document, spec: type[SpecT], *, path: Path = (), value: Any = None) -> tuple[SpecT | None, list[Problem]]:
-    """Check a document (or the part of it at `path`, given as `value`) against a spec.
+def parse_spec(
+    document: Document, spec: type[SpecT], value: object, *, path: Path = (), is_part: bool = False
+) -> tuple[SpecT | None, list[Problem]]:
+    """Check a value, the part of the document at `path`, against a spec.
+
+    Args:
+        is_part: whether required keys may be missing, because they stand elsewhere.
 
     Returns:
         (the spec, []) or (None, the problems, each with its place).
     """
-    raw = document.value if value is None else value
-    if not isinstance(raw, dict):
-        why = f"expected keys and values, found {_shown(raw)}"
-        return None, [Problem("TR004", "a value has the wrong form", document.locate(*path), why)]
+    if not isinstance(value, dict):
+        why = f"expected keys and values, found {shown(value)}"
+        return None, [
+            Problem("TR004", "a value has the wrong form", document.locate(*path), why, fix="write `key: value`")
+        ]
     try:
-        return spec.model_validate(raw), []
+        return spec.model_validate(value), []
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _is_other_branch(detail, error)]
-        return None, [_spec_problem(detail, document, spec, path) for detail in details]
+        if is_part:
+            details = [detail for detail in details if detail["type"] != "missing" or len(detail["loc"]) > 1]
+        problems = [_spec_problem(detail, document, spec, path) for detail in details]
+        misspelt = {f'"{problem.suggestion}" is missing' for problem in problems if problem.code == "TR003"}
+        return None, [problem for problem in problems if problem.what not in misspelt]
 
 
 def _is_other_branch(detail: ErrorDetails, error: ValidationError) -> bool:
@@ -280,26 +338,34 @@ _EXPECTED = {
 def _spec_problem(detail: ErrorDetails, document: Document, spec: type[BaseModel], path: Path) -> Problem:
     loc = tuple(part for part in detail["loc"])
     where = document.locate(*path, *loc)
-    key = ".".join(str(part) for part in loc if not (isinstance(part, str) and re.search(r"[\[\]()-]|^[A-Z]", part)))
+    key = ".".join(
+        word(str(part)) for part in loc if not (isinstance(part, str) and re.search(r"[\[\]()-]|^[A-Z]", part))
+    )
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(spec, loc[:-1])
             fix = f"known here: {', '.join(sorted(known))}" if known else "remove it"
             suggestion = close_match(str(loc[-1]), known) or ""
-            return Problem("TR003", f'"{loc[-1]}" is no key here', where, suggestion=suggestion, fix=fix)
+            return Problem("TR003", f'"{word(str(loc[-1]))}" is no key here', where, suggestion=suggestion, fix=fix)
         case "missing":
-            return Problem("TR006", f'"{loc[-1]}" is missing', document.locate(*path, *loc[:-1]), fix=f"add `{loc[-1]}:`")
-        case "value_error":
-            why = detail["msg"].removeprefix("Value error, ")
-        case "literal_error":
-            why = f"expected {detail['ctx']['expected']}, found {_shown(detail['input'])}"
-            choices = re.findall(r"'(\w+)'", str(detail["ctx"]["expected"]))
-            suggestion = close_match(str(detail["input"]), choices) or ""
-            return Problem("TR004", f'"{key}" has a value of the wrong form', where, why, suggestion=suggestion)
-        case _:
-            message = detail["msg"].removeprefix("Input should be ").partition(", ")[0]
-            why = f"expected {_EXPECTED.get(message, message)}, found {_shown(detail['input'])}"
-    return Problem("TR004", f'"{key}" has a value of the wrong form', where, why)
+            return Problem(
+                "TR006", f'"{loc[-1]}" is missing', document.locate(*path, *loc[:-1]), fix=f"add `{loc[-1]}:`"
+            )
+    why, suggestion = explain_value(detail)
+    return Problem("TR004", f'"{key}" has a value of the wrong form', where, why, suggestion)
+
+
+def explain_value(detail: ErrorDetails) -> tuple[str, str]:
+    """Return why a value does not fit its key, and what was probably meant."""
+    found = shown(detail["input"])
+    if detail["type"] == "value_error":
+        return detail["msg"].removeprefix("Value error, "), ""
+    if detail["type"] == "literal_error":
+        expected = str(detail["ctx"]["expected"])
+        near = close_match(str(detail["input"]), re.findall(r"'(\w+)'", expected)) or ""
+        return f"expected {expected}, found {found}", near
+    message = detail["msg"].removeprefix("Input should be ").partition(", ")[0]
+    return f"expected {_EXPECTED.get(message, message)}, found {found}", ""
 
 
 def _fields_at(spec: type[BaseModel], loc: Path) -> list[str]:
@@ -327,7 +393,14 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def word(text: str) -> str:
+    """Return text as it can stand inside a line of an error."""
+    plain = "".join(c if c.isprintable() else " " for c in text[:61])
+    return plain if len(text) <= 60 else f"{plain[:57]}..."
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it."""
     match value:
         case dict():
             return "keys and values"
@@ -336,7 +409,7 @@ def _shown(value: Any) -> str:
         case None:
             return "nothing"
         case str():
-            return f'the text "{value[:60]}"'
+            return f'the text "{word(value)}"'
         case bool():
             return "true" if value else "false"
         case _:

@@ -30,14 +30,15 @@ class Categories:
     @classmethod
     def learn(cls, column: pa.ChunkedArray, *, min_frequency: int = 1) -> Categories:
         """Return the categories of a string column."""
-        counts = pc.value_counts(column.drop_null())
+        counts = column.drop_null().value_counts()
         pairs = zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)
         kept = sorted(value for value, n in pairs if n >= min_frequency)
         return cls(tuple(kept), column.null_count > 0, len(kept) < len(counts))
 
     def encode(self, column: pa.ChunkedArray) -> pa.Array:
         """Return the numbers as float64; NaN for what training never saw."""
-        found = pc.index_in(column, value_set=pa.array(self.values, pa.string()))
+        options = pc.SetLookupOptions(value_set=pa.array(self.values, pa.string()))
+        found = pc.call_function("index_in", [column], options)
         codes = found.to_numpy().astype(np.float64)  # NULL and unknown alike are NaN here
         missing = column.is_null().to_numpy()
         if self.has_rare:

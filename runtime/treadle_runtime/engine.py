@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from treadle.errors import Location, Problem, StepError, StoreError
+from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
 from treadle_runtime.types import StoredColumn, quote_name, quote_text, stored_columns
 from treadle_runtime.version import Column, Version
@@ -97,12 +98,7 @@ def create_view(con: Connection, name: str, version: Version) -> None:
     files = [part.name for part in version.parts if part.name.endswith(".arrow")]
     if len(files) != 1:
         raise ValueError(f"version {version.fingerprint} of a {version.kind} holds no table")
-    con.register(name, read_arrow(version.folder / files[0]))
-
-
-def read_arrow(path: Path) -> pa.Table:
-    """Map an Arrow file; its columns point into the mapping."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    con.register(name, map_arrow_file(version.folder / files[0]))
 
 
 def view_sql(version: Version, folder: str) -> str | None:

@@ -42,11 +42,33 @@ def run_query(job: Job, on_connect: OnConnect) -> Made:
 
 
 def run_function(job: Job) -> Made:
-    """Call a feature's function and write what it returns to part-0.parquet."""
+    """Call a function of the project and write the table that it returns to part-0.parquet."""
+    step = job.step
+    result, notes = call_function(job)
+    table: pa.Table = result
+    with engine.connect(temp_directory=job.scratch) as con:
+        order_by = _order(step) or table.column_names[:1]
+        written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=name_of(step), where=step.where)
+    return Made(written.columns, notes=notes)
+
+
+def call_function(job: Job, *, is_table: bool = True) -> tuple[Any, tuple[str, ...]]:
+    """Call the function of a step with the tables that its parameters name.
+
+    Args:
+        job: of a Python feature or an own stage.
+        is_table: whether the result has to be a table; it is then returned as an Arrow table.
+
+    Returns:
+        (what it returned, notes on what it touched without having declared it).
+
+    Raises:
+        StepError: TR701 it raised, TR711 its files changed meanwhile, TR714 it returned no table.
+    """
     step, function = job.step, job.step.function
     if function is None:
         raise ValueError(f"{step.id} has no function")
-    what = f'feature "{step.name}"'
+    what = name_of(step)
     resume = f"correct it and run `treadle build` again; `treadle run {step.id} --pdb` stops at the line"
     with engine.connect(temp_directory=job.scratch) as con:
         create_relations(con, job)
@@ -54,11 +76,18 @@ def run_function(job: Job) -> Made:
         arguments = {name: _argument(con, job, name, function) for name in function.parameters}
         with usercode.blamed(what, job.root, resume), usercode.watching(job.root, declared) as watch:
             call = usercode.load_function(job.root, function.path, function.name)
-            table = _to_arrow(call(**arguments), what, step.where)
+            result = call(**arguments)
+            if is_table:
+                result = _to_arrow(result, what, step.where)
         usercode.check_unchanged(job.root, job.python, what)
-        order_by = _order(step) or table.column_names[:1]
-        written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=what, where=step.where)
-    return Made(written.columns, notes=watch.notes())
+    return result, watch.notes()
+
+
+def name_of(step: Step) -> str:
+    """Return what to call a step with a function in an error: `feature "planes"`."""
+    if step.kind == "feature" or step.function is None:
+        return f'{step.kind} "{step.name}"'
+    return f'stage "{step.function.name}"'
 
 
 def create_relations(con: Connection, job: Job) -> None:
@@ -90,7 +119,7 @@ def _argument(con: Connection, job: Job, name: str, function: Function) -> Any:
     relation = next(relation for relation in job.relations if relation.name == name)
     if annotation not in _ARROW | _EAGER and (lazy := _scan(relation)) is not None:
         return lazy
-    table = con.execute(f"from {quote_name(name)}").to_arrow_table()
+    table = con.sql(f"from {quote_name(name)}").to_arrow_table()
     if annotation in _ARROW:
         return table
     frame = pl.DataFrame(pl.from_arrow(table))

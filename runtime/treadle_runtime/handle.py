@@ -52,7 +52,7 @@ class StepHandle:
         for name in names:
             _check_built(name, relations)
         with self._connected(relations) as con:
-            return {name: con.execute(f"from {quote_name(name)}").to_arrow_table() for name in names}
+            return {name: con.sql(f"from {quote_name(name)}").to_arrow_table() for name in names}
 
     def table(self) -> pa.Table:
         """Return the step's own table.
@@ -61,7 +61,7 @@ class StepHandle:
             UsageError: TR807, it is not built.
         """
         with self._connected(self._own()) as con:
-            return con.execute(f"from {quote_name(self.step.name)}").to_arrow_table()
+            return con.sql(f"from {quote_name(self.step.name)}").to_arrow_table()
 
     def sample(self, limit: int) -> Sample:
         """Return the first rows of the step's own table.

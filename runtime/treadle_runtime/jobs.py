@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from treadle.errors import Problem, StepError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import readers, sources, usercode
@@ -53,7 +54,7 @@ class JobMaker:
         )
 
     def version(self, plan: Plan, step_id: str) -> Version | None:
-        """Return the stored version of a step, as planned; None for a view, a source in place, and what is not built."""
+        """Return a step's stored version, as planned; None for a view, a source in place, and what is not built."""
         return self.store.read(plan.identities[step_id].fingerprint)
 
     def relations(self, plan: Plan, step: Step) -> dict[str, Relation]:
@@ -70,7 +71,7 @@ class JobMaker:
         return found
 
     def _add_relation(self, plan: Plan, step: Step, found: dict[str, Relation]) -> None:
-        if step.name in found or step.kind not in ("source", "feature", "dataset", "evaluate"):
+        if step.name in found or step.kind not in ("source", "feature", "dataset", "evaluate", "stage"):
             return
         if step.is_inline and step.query is not None:
             for parent in step.inputs:
@@ -114,5 +115,9 @@ class JobMaker:
         known = self.registry.version(step.pipeline, champion.number, env=plan.graph.environment)
         twin, dataset, split = (self.store.read(fp) for fp in (known.twin, known.dataset, known.split))
         if twin is None or dataset is None or split is None:
-            return None
+            what = f"version {champion.number} of {step.pipeline}, the champion, is not whole in the store"
+            fix = f"promote another version: `treadle models promote {step.pipeline} VERSION`"
+            raise StepError(
+                Problem("TR807", what, step.where, "its held-out twin, dataset or split is missing", fix=fix)
+            )
         return Opponent(champion.number, twin, dataset, split)

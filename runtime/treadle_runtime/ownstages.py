@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,16 @@ import pyarrow as pa
 
 from treadle.errors import Problem, StepError
 from treadle_runtime import splits
-from treadle_runtime.datasets import LABEL, map_arrow_file, write_arrow_file
-from treadle_runtime.features import call_function, to_arrow
+from treadle_runtime.arrowfile import map_arrow_file, write_arrow_file
+from treadle_runtime.dataset_layout import LABEL
+from treadle_runtime.features import call_function, name_of
 from treadle_runtime.job import Job, Made
 
 
 def run_own_split(job: Job) -> Made:
     """Split by the project's function: it returns a table of the dataset's key and `part`."""
-    result, notes = call_function(job)
-    what = f'stage "{job.step.function.name}"' if job.step.function else job.step.id
-    table = to_arrow(result, what, job.step.where)
+    table, notes = call_function(job)
+    what = name_of(job.step)
     version = next(v for v in job.versions.values() if v.kind == "dataset")
     roles: Any = version.info["roles"]
     dataset = map_arrow_file(version.folder / "data.arrow")
@@ -41,16 +42,17 @@ def run_own_split(job: Job) -> Made:
 
 def run_own_choose(job: Job) -> Made:
     """Choose by the project's function: it gets predictions and returns a model's name."""
-    chosen, notes = call_function(job)
+    chosen, notes = call_function(job, is_table=False)
     models = job.step.config["models"]
     if chosen not in models:
-        what = f'stage "{job.step.function.name}" chose no model' if job.step.function else job.step.id
+        what = f"{name_of(job.step)} chose no model"
         why = f"it returned {chosen!r}; the models are {', '.join(models)}"
         raise StepError(Problem("TR714", what, job.step.where, why, fix="return one of these names"))
     metric = job.step.config["metric"]
     infos: dict[str, Any] = {name: job.versions[f"{job.step.pipeline}.{name}.evaluate"].info for name in models}
     values = {name: info["validation"].get(metric) for name, info in infos.items()}
-    info = {"chosen": chosen, "by": metric, "values": values, "test": infos[chosen]["test"]}
+    stage = job.step.function.name if job.step.function else ""
+    info = {"chosen": chosen, "by": metric, "stage": stage, "values": values, "test": infos[chosen]["test"]}
     return Made(info=info, notes=notes)
 
 
@@ -66,5 +68,8 @@ def _parts(table: pa.Table, dataset: pa.Table, key: str, what: str, job: Job) ->
     if unknown:
         why = f"it returned {sorted(map(str, unknown))[0]!r}; a part is train, validation or test"
         raise StepError(Problem("TR714", f"{what} returned an unknown part", job.step.where, why))
-    codes = {**splits.PARTS, None: splits.LEFT_OUT}
-    return np.array([codes[given.get(value)] for value in dataset.column(key).to_pylist()], dtype=np.int8)
+    keys = dataset.column(key).to_pylist()
+    return np.array([splits.PARTS.get(given.get(value), splits.LEFT_OUT) for value in keys], dtype=np.int8)
+
+
+OWN_STAGES: Mapping[str, Callable[[Job], Made]] = {"split": run_own_split, "choose": run_own_choose}

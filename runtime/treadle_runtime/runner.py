@@ -8,10 +8,12 @@ depends on it. Killed at any moment, the same command finishes the job.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 
@@ -25,11 +27,12 @@ from treadle_runtime.jobs import JobMaker
 from treadle_runtime.schedule import Schedule
 from treadle_runtime.state import State
 from treadle_runtime.steps import run_job
-from treadle_runtime.store import Store, Version
+from treadle_runtime.store import Store, Version, storage_errors
 from treadle_runtime.workers import WorkerPool
 
 _IN_WORKER = frozenset({"split", "baseline", "train", "evaluate", "choose", "validate", "refit"})
 _TICK_S = 0.2
+_CLAIM_PAUSE_S = 0.05
 _PRELOAD = ("treadle_runtime.steps", "treadle_runtime.training", "treadle_runtime.evaluation")
 
 
@@ -64,6 +67,11 @@ class Run:
     run_id: str
     results: dict[str, StepResult] = field(default_factory=dict)
 
+    @property
+    def outcome(self) -> Outcome:
+        """What the results come to."""
+        return "failed" if self.has_failed() else "rejected" if self.is_rejected() else "passed"
+
     def has_failed(self) -> bool:
         """Whether a step failed, or a test of severity error."""
         return any(is_failure(result) for result in self.results.values())
@@ -91,6 +99,7 @@ class Runner:
         self.threads = threads
         self.workers: WorkerPool | None = None
         self._connections: list[Connection] = []
+        self._is_interrupted = threading.Event()
 
     def run(self, plan: Plan, run_id: str) -> Run:
         """Compute the plan's steps.
@@ -104,7 +113,8 @@ class Runner:
         """
         started = time.monotonic()
         run = Run(plan, run_id)
-        self.emit(RunStarted(run_id, plan.graph.environment, plan.n("build"), plan.n("reuse")))
+        n_tests = sum(p.action == "build" and p.step.kind == "test" for p in plan)
+        self.emit(RunStarted(run_id, plan.graph.environment, plan.n("build") - n_tests, n_tests, plan.n("reuse")))
         status: Outcome = "interrupted"
         try:
             self._reuse(run)
@@ -112,21 +122,27 @@ class Runner:
             if waiting:
                 self._start_workers(waiting.values())
                 self._loop(run, waiting)
-            status = "failed" if run.has_failed() else "rejected" if run.is_rejected() else "passed"
+            status = run.outcome
         finally:
             if self.workers is not None:
-                self.workers.stop(kill=status == "interrupted")
+                self.workers.stop()
+            with contextlib.suppress(OSError):  # there are logs in it, or nothing was logged
+                self._logs(run).rmdir()
             counts: dict[str, int] = {}
             for result in run.results.values():
                 counts[result.status] = counts.get(result.status, 0) + 1
             self.emit(RunFinished(run_id, status, time.monotonic() - started, counts))
-            self.state.finish_run(run_id, status)
         return run
 
     def _reuse(self, run: Run) -> None:
+        recorded = self.state.identities(planned.fingerprint for planned in run.plan)
         for planned in run.plan:
             if planned.action == "reuse":
-                self._finish(run, StepResult(planned, "reused", version=self.store.read(planned.fingerprint)))
+                version = self.store.read(planned.fingerprint)
+                if version is not None and planned.fingerprint not in recorded:
+                    # Killed between the version's rename and its record: a later plan asks what it was made of.
+                    self._record(run, planned, version, 0.0)
+                self._finish(run, StepResult(planned, "reused", version=version))
             elif planned.action == "inline":
                 self._finish(run, StepResult(planned, "inlined"))
 
@@ -172,7 +188,11 @@ class Runner:
             result = run.results.get(parent)
             passed = result.has_passed if result is not None else self.maker.has_passed(run.plan, parent)
             if not passed:
-                why = "the gates did not hold" if parent.endswith(".validate") else f"{parent.removeprefix('test:')} failed"
+                why = (
+                    "the gates did not hold"
+                    if parent.endswith(".validate")
+                    else f"{parent.removeprefix('test:')} failed"
+                )
                 return _not_run(step, why)
         return None
 
@@ -181,7 +201,7 @@ class Runner:
         started = time.monotonic()
         step, fingerprint = planned.step, planned.fingerprint
         try:
-            with self.store.claim(fingerprint, on_wait=lambda holder: self.emit(StepWaits(step.id, holder))):
+            with self._claimed(step, fingerprint):
                 version = None if planned.reason == "full refresh" else self.store.read(fingerprint)
                 notes: tuple[str, ...] = ()
                 status: Status = "reused" if version else "built"
@@ -195,12 +215,30 @@ class Runner:
         except TreadleError as error:
             return StepResult(planned, "failed", time.monotonic() - started, problems=error.problems)
 
+    @contextlib.contextmanager
+    def _claimed(self, step: Step, fingerprint: str) -> Iterator[None]:
+        """Hold the claim on a step's fingerprint; while another process holds it, wait until the run is interrupted."""
+        with contextlib.ExitStack() as stack:
+            is_told = False
+            while True:
+                try:
+                    stack.enter_context(self.store.claim(fingerprint, on_wait=_give_up))
+                    break
+                except _HeldElsewhereError as error:
+                    if not is_told:
+                        self.emit(StepWaits(step.id, error.holder))
+                        is_told = True
+                    if self._is_interrupted.wait(_CLAIM_PAUSE_S):
+                        raise StepError(_not_run(step, "the run was interrupted")) from error
+            yield
+
     def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...]]:
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft, self.store.scratch() as scratch:
-            log = self.store.root / "logs" / run.run_id / f"{step.id}.log"
+            log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, scratch, log=log)
-            made = self._call(job)
+            with storage_errors(draft.folder):
+                made = self._call(job)
             self.maker.check_unchanged(run.plan, step)
             is_reproducible = made.reproducible and all(v.reproducible for v in job.versions.values())
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
@@ -214,13 +252,17 @@ class Runner:
         made: Made = self.workers.call(job, what=job.step.id)
         return made
 
+    def _logs(self, run: Run) -> Path:
+        return self.store.root / "logs" / run.run_id
+
     def _interrupt(self) -> None:
         """End what is running: queries on this process's threads, and the workers."""
+        self._is_interrupted.set()
         for connection in self._connections:
             with contextlib.suppress(duckdb.ConnectionException):  # closed: its step is over
                 connection.interrupt()
         if self.workers is not None:
-            self.workers.stop(kill=True)
+            self.workers.stop()
 
     def _record(self, run: Run, planned: PlannedStep, version: Version, seconds: float) -> None:
         self.state.record_version(
@@ -243,7 +285,12 @@ class Runner:
             message = result.problems[0].what if result.problems else ""
             fingerprint = planned.fingerprint
             self.state.record_step(
-                run.run_id, step.id, status=result.status, fingerprint=fingerprint, seconds=result.seconds, message=message
+                run.run_id,
+                step.id,
+                status=result.status,
+                fingerprint=fingerprint,
+                seconds=result.seconds,
+                message=message,
             )
         self.emit(
             StepFinished(
@@ -260,6 +307,18 @@ class Runner:
                 severity=str(step.settings.get("severity", "error")),
             )
         )
+
+
+class _HeldElsewhereError(Exception):
+    """Another process holds the claim; never leaves this module."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+def _give_up(holder: str) -> None:
+    raise _HeldElsewhereError(holder)
 
 
 def is_remote(step: Step) -> bool:

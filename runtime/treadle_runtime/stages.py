@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from treadle.gates import parse_gate
 from treadle.metrics import METRICS
 from treadle_runtime import splits
-from treadle_runtime.datasets import map_arrow_file, write_arrow_file
+from treadle_runtime.arrowfile import map_arrow_file, write_arrow_file
 from treadle_runtime.evaluation import baselines, evaluate, verdict
 from treadle_runtime.job import Job, Made, Opponent
 from treadle_runtime.store import Column, Version
@@ -58,7 +57,10 @@ def run_evaluate(job: Job) -> Made:
     y, classes = _labels(dataset, parts, str(job.step.config["task"]), SCORED, model.classes)
     table, info = evaluate.evaluate(model, dataset, parts, roles, job.step.config, y=y, classes=classes)
     pq.write_table(table, job.folder / PREDICTIONS, compression="zstd", store_schema=False)
-    return Made(columns=tuple(Column(name, _duckdb_type(table.schema.field(name).type)) for name in table.column_names), info=info)
+    return Made(
+        columns=tuple(Column(name, _duckdb_type(table.schema.field(name).type)) for name in table.column_names),
+        info=info,
+    )
 
 
 def run_choose(job: Job) -> Made:
@@ -155,13 +157,14 @@ def _fit(
 
 
 def _known_rows(dataset: pa.Table, as_of: str | None) -> npt.NDArray[np.bool_]:
-    known = pc.is_valid(dataset.column("_label"))
+    """Return which rows have a label that was known by as_of, of shape (n,)."""
+    known = np.array(dataset.column("_label").is_valid().to_numpy(), dtype=np.bool_)
     if as_of is not None:
-        now = pa.scalar(np.datetime64(as_of.removesuffix("Z").removesuffix("+00:00"), "us"))
+        now = np.datetime64(as_of.removesuffix("Z").removesuffix("+00:00"), "us")
         for name in ("_at", "_label_known_at"):
             if name in dataset.column_names:
-                known = pc.and_(known, pc.fill_null(pc.less_equal(dataset.column(name), now), False))
-    return np.asarray(known.to_numpy(), dtype=np.bool_)
+                known &= dataset.column(name).to_numpy() <= now  # false where it is NULL, which is NaT
+    return known
 
 
 def _score_champion(job: Job, opponent: Opponent) -> dict[str, Any]:
@@ -208,5 +211,3 @@ STAGES: Mapping[str, Callable[[Job], Made]] = {
     "validate": run_validate,
     "refit": run_refit,
 }
-
-

@@ -10,6 +10,7 @@ import duckdb
 
 from treadle.errors import StepError
 from treadle_runtime import datasets, engine, readers
+from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.engine import Connection
 from treadle_runtime.features import OnConnect, create_relations, run_function, run_query
 from treadle_runtime.job import Job, Made
@@ -47,11 +48,15 @@ def run_job(job: Job, on_connect: OnConnect = _nobody) -> Made:
             return _run_dataset(job, on_connect)
         case "test":
             return _run_test(job, on_connect)
+        case "stage":
+            return run_function(job)
         case _:
-            # Imported here: it brings scikit-learn, which only workers need.
+            # Imported here: they bring scikit-learn, which only workers need.
+            from treadle_runtime.ownstages import OWN_STAGES
             from treadle_runtime.stages import STAGES
 
-            return _located(job, lambda: STAGES[step.kind](job))
+            run = STAGES[step.kind] if step.function is None else OWN_STAGES[step.kind]
+            return _located(job, lambda: run(job))
 
 
 def source_config(job: Job) -> dict[str, object]:
@@ -79,7 +84,7 @@ def _run_dataset(job: Job, on_connect: OnConnect) -> Made:
         on_connect(con)
         create_relations(con, job)
         found = datasets.build(con, job.step.config, name=job.step.name, where=job.step.where)
-        datasets.write_arrow_file(found.table, job.folder / DATASET_FILE)
+        write_arrow_file(found.table, job.folder / DATASET_FILE)
         con.register("dataset", found.table)
         columns = tuple(Column(name, kind) for name, kind in engine.describe(con, "from dataset"))
     return Made(columns, info=found.info)

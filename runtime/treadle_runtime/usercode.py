@@ -9,7 +9,6 @@ import linecache
 import os
 import sys
 import sysconfig
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,11 +64,11 @@ def blamed(what: str, root: Path, resume: str) -> Iterator[None]:
         yield
     except StepError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StepError(_raised(what, error, root, resume)) from error
 
 
-def _raised(what: str, error: Exception, root: Path, resume: str) -> Problem:
+def _raised(what: str, error: BaseException, root: Path, resume: str) -> Problem:
     why = "".join(traceback.format_exception_only(error)).strip().splitlines()
     shown = "\n".join(line[:300] for line in why[:3])
     frames = _own_frames(error.__traceback__, root)
@@ -101,6 +100,7 @@ class Watch:
 
     root: Path
     found: dict[str, None] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
     is_on: bool = False
 
     def notes(self) -> tuple[str, ...]:
@@ -137,7 +137,6 @@ def _trusted_folders(root: Path) -> Iterator[Path]:
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         yield Path(sysconfig.get_paths()[name])
     yield from (Path(p) for p in ("/proc", "/dev", "/sys", "/etc/localtime", "/usr/share/zoneinfo", "/etc/ssl"))
-    yield Path(tempfile.gettempdir())
     yield root / ".treadle"
     yield Path(sys.prefix)
     yield Path(sys.base_prefix)
@@ -148,18 +147,19 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if watch is None or not watch.is_on:
         return
     if event == "open":
-        path = arguments[0]
+        path, _, flags = arguments
         if isinstance(path, (str, bytes)):
-            _see_file(watch, os.fsdecode(path))
+            _see_file(watch, os.path.abspath(os.fsdecode(path)), writes=bool(flags & (os.O_WRONLY | os.O_RDWR)))
     elif event == "socket.connect":
         watch.found[f"it connects to {arguments[1]!r}, which its fingerprint cannot know"] = None
     elif event == "subprocess.Popen":
         watch.found[f"it runs {arguments[0]!r}, which its fingerprint cannot know"] = None
 
 
-def _see_file(watch: Watch, name: str) -> None:
-    path = os.path.abspath(name)
-    is_code = path.endswith((".py", ".pyc")) and path.startswith(str(watch.root))
-    if is_code or any(path == folder or path.startswith(folder + os.sep) for folder in _trusted):
+def _see_file(watch: Watch, path: str, *, writes: bool) -> None:
+    if writes:
+        watch.written.add(path)
+    is_code = path.endswith((".py", ".pyc")) and path.startswith(str(watch.root) + os.sep)
+    if is_code or path in watch.written or any(path == f or path.startswith(f + os.sep) for f in _trusted):
         return
     watch.found[f"it opens {path}, which is no declared source: a change there will not re-run it"] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import fcntl
 import importlib
 import os
 import signal
@@ -14,16 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Serve jobs until the parent closes the connection."""
     descriptor, lifeline, *preload = sys.argv[1:]
-    threading.Thread(target=_end_with_parent, args=(int(lifeline),), daemon=True).start()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_parent(int(lifeline))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed survives a crash
     connection: Connection[Any, Any] = Connection(int(descriptor))
     os.set_inheritable(int(descriptor), False)
     os.set_inheritable(int(lifeline), False)
@@ -40,10 +37,12 @@ def main() -> None:
 
 def _answer(job: Any) -> tuple[bool, Any]:
     from treadle.errors import TreadleError
+    from treadle_runtime.disk import storage_errors
     from treadle_runtime.steps import run_job
 
+    os.chdir(job.root)  # an earlier step's code may have left it
     try:
-        with _printing_to(job.log):
+        with _printing_to(job.log), storage_errors(job.folder):
             return True, run_job(job)
     except TreadleError as error:
         return False, error
@@ -70,14 +69,22 @@ def _printing_to(log: Path | None) -> Iterator[None]:
                 os.close(descriptor)
     if not log.stat().st_size:
         log.unlink()
-        with contextlib.suppress(OSError):
-            log.parent.rmdir()
 
 
 def _end_with_parent(lifeline: int) -> None:
+    """Let the worker, and what user code started in its process group, be killed when the pipe's other end closes."""
+    threading.Thread(target=_kill_group_after, args=(lifeline,), daemon=True).start()
+    if sys.platform == "linux":
+        # A thread waits for the interpreter's lock, which code written in C may hold for long. The kernel does not:
+        # it sends the signal of F_SETSIG to the group once the pipe hangs up (fcntl(2), "I/O availability signals").
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _kill_group_after(lifeline: int) -> None:
     while os.read(lifeline, 1):
         pass
-    # What user code started belongs to the worker's session and ends with it.
     os.killpg(0, signal.SIGKILL)
 
 

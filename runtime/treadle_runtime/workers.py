@@ -1,24 +1,33 @@
 """Worker processes for user code and training: warm while a build lasts, gone with their parent.
 
-A worker is `python -m treadle_runtime.worker FD LIFELINE`: jobs and answers travel over a socket pair, and the worker
-ends when its end of the lifeline pipe closes, whatever it is doing then.
+A worker is `python -m treadle_runtime.worker FD LIFELINE`: jobs and answers travel over a socket pair. It leads a
+process group of its own, which is killed when the lifeline pipe closes, whatever it is doing then.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from treadle.errors import Problem, StepError
+
+
+_ENVIRONMENT = {
+    # Threads that wait for others give their core away: spinning made small fits on a busy machine 17 times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # As with SQL: more threads change the last bits of float sums and the order of rows from machine to machine.
+    "POLARS_MAX_THREADS": "1",
+}
 
 
 class WorkerDiedError(Exception):
@@ -35,11 +44,14 @@ class Worker:
     def __init__(self, root: Path, preload: tuple[str, ...]) -> None:
         ours, theirs = socket.socketpair()
         lifeline_read, self._lifeline = os.pipe()
-        command = [sys.executable, "-m", "treadle_runtime.worker", str(theirs.fileno()), str(lifeline_read), *preload]
+        # -P: the project's folder is not searched for what Treadle imports; `usercode` adds it for the project's code.
+        command = [sys.executable, "-P", "-m", "treadle_runtime.worker"]
+        command += [str(theirs.fileno()), str(lifeline_read), *preload]
         self.process = subprocess.Popen(
             command,
             pass_fds=(theirs.fileno(), lifeline_read),
             cwd=root,
+            env={**os.environ, **_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -66,10 +78,10 @@ class Worker:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def stop(self, *, kill: bool = False) -> None:
-        """End the process, at once when `kill`; returns when it is gone."""
-        if kill:
-            self.process.kill()
+    def stop(self) -> None:
+        """End the process and what user code started in it, whatever they do; returns when it is gone."""
+        with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._connection.close()
         os.close(self._lifeline)
         self.process.wait()
@@ -80,7 +92,7 @@ class WorkerPool:
 
     def __init__(self, root: Path, n: int, preload: tuple[str, ...] = ()) -> None:
         self._root, self._preload = root, preload
-        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         self._all: list[Worker] = []
         self._lock = threading.Lock()
         self._stopped = False
@@ -102,9 +114,12 @@ class WorkerPool:
     @contextmanager
     def _borrowed(self) -> Iterator[Worker]:
         worker = self._free.get()
-        while not worker.is_alive():
+        while worker is not None and not worker.is_alive():
             # It died while it had nothing to do; `replace_dead` starts another.
             worker = self._free.get()
+        if worker is None:
+            self._free.put(None)  # for the next who waits
+            raise WorkerDiedError(-signal.SIGKILL)
         try:
             yield worker
         finally:
@@ -121,20 +136,21 @@ class WorkerPool:
         Raises:
             StepError: TR710, the worker died; or what the job raised.
         """
-        with self._borrowed() as worker:
-            try:
+        try:
+            with self._borrowed() as worker:
                 return worker.call(job)
-            except WorkerDiedError as error:
-                raise StepError(_died(what, error.returncode)) from error
+        except WorkerDiedError as error:
+            raise StepError(_died(what, error.returncode)) from error
 
-    def stop(self, *, kill: bool = False) -> None:
-        """End all workers."""
+    def stop(self) -> None:
+        """End all workers, whatever they do; who waits for one gets TR710."""
         with self._lock:
             if self._stopped:
                 return
             self._stopped = True
+        self._free.put(None)
         for worker in self._all:
-            worker.stop(kill=kill)
+            worker.stop()
 
 
 def _died(what: str, returncode: int) -> Problem:
@@ -144,4 +160,9 @@ def _died(what: str, returncode: int) -> Problem:
             why += "; when nobody sent it, the machine ran out of memory"
     else:
         why = f"it ended with exit code {returncode}"
-    return Problem("TR710", f"the worker that computed {what} died", why=why, fix="run the same command again: what is built is kept")
+    return Problem(
+        "TR710",
+        f"the worker that computed {what} died",
+        why=why,
+        fix="run the same command again: what is built is kept",
+    )

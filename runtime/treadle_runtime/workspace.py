@@ -1,6 +1,6 @@
 """A project that is open: from its files to its graph, its plan, its results. Commands and notebooks go through here.
 
-    project -> graph -> known (sources observed, store and state asked) -> plan -> build -> published
+project -> graph -> known (sources observed, store and state asked) -> plan -> build -> published
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from treadle import graph as compiler
 from treadle import select
-from treadle.errors import Problem, ProjectError, UsageError
+from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
+from treadle.events import Outcome as RunStatus
 from treadle.plan import Champion, Known, Plan, make_plan
 from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
@@ -28,7 +29,7 @@ from treadle_runtime.handle import StepHandle
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.state import Candidate, State
-from treadle_runtime.store import Store, Version
+from treadle_runtime.store import Store, Version, storage_errors
 from treadle_runtime.training import parameters
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class Workspace:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -141,8 +144,9 @@ class Workspace:
 
     @cached_property
     def state(self) -> State:
-        self.folder.mkdir(exist_ok=True)
-        return self._stack.enter_context(State(self.folder / "state.db"))
+        with storage_errors(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            return self._stack.enter_context(State(self.folder / "state.db"))
 
     @cached_property
     def registry(self) -> Registry:
@@ -168,7 +172,11 @@ class Workspace:
             built=self.store.fingerprints(),
             published=published,
             components=self.state.identities(published.values()),
-            champions={step.pipeline: found for step in self.graph if step.kind == "validate" and (found := self._champion(step))},
+            champions={
+                step.pipeline: found
+                for step in self.graph
+                if step.kind == "validate" and (found := self._champion(step))
+            },
         )
 
     def _champion(self, step: Step) -> Champion | None:
@@ -178,7 +186,9 @@ class Workspace:
     def _to_champion(self, version: ModelVersion) -> Champion:
         previous = None
         if version.champion_input is not None:
-            previous = self._to_champion(self.registry.version(version.pipeline, version.champion_input, env=self.environment))
+            previous = self._to_champion(
+                self.registry.version(version.pipeline, version.champion_input, env=self.environment)
+            )
         return Champion(version.number, version.choose, version.twin, previous)
 
     def plan(
@@ -199,24 +209,26 @@ class Workspace:
             full_refresh: compute what is selected even where it is built.
             run: an id of the run, for volatile features.
         """
-        graph = self.graph
         self.check_trainers()
-        selected = select.select(graph, selectors, exclude)
-        if tests == "with":
-            selected = select.with_tests(graph, selected) - select.select(graph, exclude) if exclude else select.with_tests(graph, selected)
-        elif tests == "only":
-            selected = frozenset(s for s in select.with_tests(graph, selected) if graph[s].kind == "test")
-        else:
-            selected = frozenset(s for s in selected if graph[s].kind != "test")
         return make_plan(
-            graph,
+            self.graph,
             self.known(),
-            selected,
+            self._select(selectors, exclude, tests),
             as_of=self.as_of or "newest",
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
         )
+
+    def _select(self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests) -> frozenset[str]:
+        graph, exclude = self.graph, tuple(exclude)
+        selected = select.select(graph, selectors, exclude)
+        if tests == "without":
+            return frozenset(step_id for step_id in selected if graph[step_id].kind != "test")
+        selected = select.with_tests(graph, selected)
+        if exclude:
+            selected -= select.select(graph, exclude)
+        return frozenset(s for s in selected if graph[s].kind == "test") if tests == "only" else selected
 
     def jobs(self) -> JobMaker:
         """Return what makes jobs of this project's steps."""
@@ -239,16 +251,29 @@ class Workspace:
         """
         from treadle_runtime.runner import Runner
 
-        graph = self.graph
+        # What is wrong with the project or the selection ends the command before there is a run.
+        environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
+        self.check_trainers()
+        self._select(selectors, exclude, tests)
         self.store.sweep()
-        run_id = self.state.start_run(graph.environment, self.command, as_of=self.as_of)
-        plan = self.plan(selectors, exclude, tests=tests, full_refresh=full_refresh, run=run_id)
-        runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
-        run = runner.run(plan, run_id)
+        with storage_errors(self.folder):
+            run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
+        status: RunStatus = "interrupted"
+        try:
+            plan = self.plan(selectors, exclude, tests=tests, full_refresh=full_refresh, run=run_id)
+            runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
+            run = runner.run(plan, run_id)
+            candidates = {} if run.has_failed() else self._publish(plan, run)
+            status = run.outcome
+        except TreadleError:
+            status = "failed"
+            raise
+        finally:
+            # Only now: what is built and not yet published is safe from `clean` while the run is running.
+            self.state.finish_run(run_id, status)
         if run.has_failed():
             return Outcome(run, {}, published=False)
-        candidates = self._publish(plan, run)
-        emit(Published(graph.environment, candidates))
+        emit(Published(environment, candidates))
         return Outcome(run, candidates, published=True)
 
     def _publish(self, plan: Plan, run: Run) -> dict[str, int]:
@@ -262,7 +287,11 @@ class Workspace:
             if plan.graph[step_id].is_inline or plan.identities[step_id].fingerprint in built
         }
         before = self.state.environment(plan.graph.environment)
-        candidates = [c for step in plan.graph if step.kind == "validate" and step.id in done and (c := self._candidate(plan, step))]
+        candidates = [
+            c
+            for step in plan.graph
+            if step.kind == "validate" and step.id in done and (c := self._candidate(plan, step))
+        ]
         published = self.state.publish(
             plan.graph.environment,
             run.run_id,
@@ -332,7 +361,9 @@ class Workspace:
         if name not in graph.steps:
             found = sorted(select.select(graph, [name]))
             if len(found) > 1:
-                raise UsageError(Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them"))
+                raise UsageError(
+                    Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them")
+                )
             name = found[0]
         return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
 

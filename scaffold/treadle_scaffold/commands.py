@@ -9,14 +9,23 @@ import click
 
 @click.command("init")
 @click.argument("name")
-@click.option("--template", type=click.Choice(["flights", "minimal"]), default="flights", show_default=True, help="What to start from")
-@click.option("--from", "data", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A CSV or Parquet file of your own")
+@click.option(
+    "--template",
+    type=click.Choice(["flights", "minimal"]),
+    default="flights",
+    show_default=True,
+    help="What to start from",
+)
+@click.option(
+    "--from",
+    "data",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A CSV or Parquet file of your own",
+)
 @click.option("--label", metavar="COLUMN", help="With --from: the column to predict")
 @click.option("--time", metavar="COLUMN", help="With --from: when a row happened")
 @click.option("--entity", metavar="COLUMN", help="With --from: whom a row is about")
-def init(
-    name: str, template: str, data: Path | None, label: str | None, time: str | None, entity: str | None
-) -> None:
+def init(name: str, template: str, data: Path | None, label: str | None, time: str | None, entity: str | None) -> None:
     """Write a new project that builds
 
     \b

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def check_target(target: Path) -> None:
     held = sorted(path.name for path in target.iterdir() if path.name not in _HARMLESS)
     if held:
         shown = ", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else "")
-        raise UsageError(Problem("TR603", what, why=f"the folder holds {shown}", fix="take another name, or an empty folder"))
+        raise UsageError(
+            Problem("TR603", what, why=f"the folder holds {shown}", fix="take another name, or an empty folder")
+        )
 
 
 def write_folder(target: Path, files: Mapping[str, bytes | Path]) -> list[Path]:
@@ -61,7 +64,9 @@ def write_folder(target: Path, files: Mapping[str, bytes | Path]) -> list[Path]:
             _publish(draft, place)
     except OSError as error:
         what = f'"{target}" cannot be written'
-        raise UsageError(Problem("TR603", what, why=f"{error.filename}: {error.strerror}", fix="take another folder")) from error
+        raise UsageError(
+            Problem("TR603", what, why=f"{error.filename}: {error.strerror}", fix="take another folder")
+        ) from error
     return sorted(target / name for name in files)
 
 
@@ -82,7 +87,9 @@ def _publish(draft: Path, place: Path) -> None:
 
 def to_identifier(text: str, *, default: str = "project") -> str:
     """Return the nearest name: letters, digits and underscores, not starting with a digit or an underscore."""
-    found = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    found = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
     if not found:
         return default
     return found if not found[0].isdigit() else f"{default}_{found}"

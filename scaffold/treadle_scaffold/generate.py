@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 from treadle_scaffold.guess import Design
@@ -11,12 +12,15 @@ from treadle_scaffold.parts import Parts
 from treadle_scaffold.template import read_template
 
 _WORDS = {"true", "false", "null"}
+_PLAIN = re.compile(r"[A-Za-z][\w./-]*( [\w./-]+)*|\d+[dhms]", re.ASCII)
 _METRICS = {
     "binary": ["roc_auc", "average_precision", "brier"],
     "multiclass": ["accuracy", "log_loss"],
     "regression": ["rmse", "mae", "r2"],
 }
 _MAX_HISTORY = 3
+_SMALL_ROWS = 5_000
+_STANDARD_ERRORS = 3
 
 
 def generate(design: Design, parts: Parts, *, name: str) -> dict[str, bytes | Path]:
@@ -34,13 +38,15 @@ def generate(design: Design, parts: Parts, *, name: str) -> dict[str, bytes | Pa
         f"features/{design.table}.yml": _features_yml(design, names, data),
         f"models/{design.table}.yml": _models_yml(design, names),
         f"pipelines/{names.pipeline}.yml": _pipeline_yml(design, parts, names),
-        f"tests/every_{names.trees}_row_is_predicted_once.sql": _once_sql(names),
-        f"tests/{names.trees}_tell_rows_apart.sql": _apart_sql(names),
+        f"tests/{names.trees}_predict_every_row_once.sql": _once_sql(names),
+        f"tests/{names.linear}_tells_rows_apart.sql": _apart_sql(names),
         "README.md": _readme(design, names, name, data),
     }
     if names.history:
         files[f"features/{names.history}.sql"] = _history_sql(design, names)
-    fixed = {path: content for path, content in read_template("minimal", {"project_name": name}).items() if path in _FIXED}
+    fixed = {
+        path: content for path, content in read_template("minimal", {"project_name": name}).items() if path in _FIXED
+    }
     fixed[".github/workflows/treadle.yml"] = read_template("flights", {})[".github/workflows/treadle.yml"]
     return {**{path: text.encode() for path, text in files.items()}, **fixed, data: design.profile.file}
 
@@ -70,7 +76,7 @@ class _Names:
         self.linear = take("ridge" if design.label.task == "regression" else "logistic")
         has_history = design.entity is not None and design.time is not None
         self.entity = design.names[design.entity] if design.entity is not None else ""
-        self.history = take(f"{self.entity}_history") if has_history else ""
+        self.history = take(f"{self.entity.removesuffix('_id')}_history") if has_history else ""
 
 
 def _rows_sql(design: Design, names: _Names) -> str:
@@ -86,7 +92,9 @@ def _rows_sql(design: Design, names: _Names) -> str:
     columns.append((label.expression, design.names[label.column]))
     lines = [f"-- One row for each row of {design.profile.file.name}."]
     if design.key is None:
-        lines.append("-- No column tells its rows apart, so they are numbered: put a key of your own here when there is one.")
+        lines.append(
+            "-- No column tells its rows apart, so they are numbered: put a key of your own here when there is one."
+        )
     if label.note:
         lines.append(f"-- {design.names[label.column]}: {label.note}.")
     lines += [f"-- Left out, {name}: {reason}." for name, reason in design.left_out.items()]
@@ -133,7 +141,7 @@ select
 from moments
 window recent as (
     partition by {entity} order by {time}
-    range between interval {int(window[:-1])} {'days' if window.endswith('d') else 'hours'} preceding and current row
+    range between interval {int(window[:-1])} {"days" if window.endswith("d") else "hours"} preceding and current row
 )
 """
 
@@ -147,24 +155,32 @@ def _window(design: Design) -> str:
 
 
 def _features_yml(design: Design, names: _Names, data: str) -> str:
-    label = design.names[design.label.column]
     lines = ["sources:", f"  - name: {yaml(names.source)}", f"    path: {yaml(data)}", ""]
     if design.entity is not None:
         lines += ["entities:", f"  - name: {yaml(names.entity)}", ""]
     lines += ["features:", f"  - name: {yaml(design.table)}", "    columns:"]
-    lines.append(f"      - {{name: {yaml(design.key_name)}, tests: [not_null, unique]}}")
-    for name in (design.entity, design.time, *design.inputs):
-        if name is not None and name != design.key and design.column(name).filled == design.profile.rows and not design.column(name).infinite:
-            lines.append(f"      - {{name: {yaml(design.names[name])}, tests: [not_null]}}")
-    if design.label.task == "regression":
-        tests = "[not_null]" if _is_labelled(design) else ""
-    else:
-        tests = f"[{'not_null, ' if _is_labelled(design) else ''}{{accepted_values: {{values: [{', '.join(_values(design))}]}}}}]"
-    if tests:
-        lines.append(f"      - {{name: {yaml(label)}, tests: {tests}}}")
+    lines += [f"      - {{name: {yaml(name)}, tests: [{', '.join(tests)}]}}" for name, tests in _tests(design).items()]
     if names.history:
-        lines += [f"  - name: {yaml(names.history)}", "    columns:", f"      - {{name: {yaml(names.entity)}, tests: [not_null]}}"]
+        lines += [f"  - name: {yaml(names.history)}", "    columns:"]
+        lines.append(f"      - {{name: {yaml(names.entity)}, tests: [not_null]}}")
     return "\n".join(lines) + "\n"
+
+
+def _tests(design: Design) -> dict[str, list[str]]:
+    """Return column of the rows -> tests that hold on the file."""
+    found = {design.key_name: ["not_null", "unique"]}
+    for name in (design.entity, design.time, *design.inputs):
+        if name is None or name == design.key:
+            continue
+        column = design.column(name)
+        if column.filled == design.profile.rows and not column.infinite:
+            found[design.names[name]] = ["not_null"]
+    tests = ["not_null"] if _is_labelled(design) else []
+    if design.label.task != "regression":
+        tests.append(f"{{accepted_values: {{values: [{', '.join(_values(design))}]}}}}")
+    if tests:
+        found[design.names[design.label.column]] = tests
+    return found
 
 
 def _is_labelled(design: Design) -> bool:
@@ -173,15 +189,26 @@ def _is_labelled(design: Design) -> bool:
 
 def _values(design: Design) -> list[str]:
     """Return the classes as YAML: SQL's literals are those of YAML but for text."""
-    return [json.dumps(text[1:-1].replace("''", "'")) if text.startswith("'") else text for text in design.label.classes]
+    return [
+        json.dumps(text[1:-1].replace("''", "'")) if text.startswith("'") else text for text in design.label.classes
+    ]
 
 
 def _models_yml(design: Design, names: _Names) -> str:
     label = design.names[design.label.column]
-    lines = ["datasets:", f"  - name: {yaml(names.dataset)}", f"    rows: {yaml(design.table)}", f"    key: {yaml(design.key_name)}"]
+    lines = [
+        "datasets:",
+        f"  - name: {yaml(names.dataset)}",
+        f"    rows: {yaml(design.table)}",
+        f"    key: {yaml(design.key_name)}",
+    ]
     if design.time is not None:
-        lines.append(f"    at: {yaml(names.sql(design.names[design.time]))}   # the moment of prediction: nothing later is seen")
-        lines.append("    # If labels become known later than that, say when, and rows train only once their label was known:")
+        lines.append(
+            f"    at: {yaml(names.sql(design.names[design.time]))}   # the moment of prediction: nothing later is seen"
+        )
+        lines.append(
+            "    # If labels become known later than that, say when, and rows train only once their label was known:"
+        )
         lines.append(f"    # label: {{column: {label}, known_at: COLUMN}}")
     lines.append(f"    label: {yaml(label)}")
     lines.append("    columns:")
@@ -191,14 +218,20 @@ def _models_yml(design: Design, names: _Names) -> str:
     if names.history:
         lines.append(f"    features: [{yaml(names.history)}]")
     lines += ["", "models:"]
-    for name, trainer in ((names.trees, "hist_gradient_boosting"), (names.linear, "ridge" if design.label.task == "regression" else "logistic_regression")):
+    linear = "ridge" if design.label.task == "regression" else "logistic_regression"
+    for name, trainer in ((names.trees, "hist_gradient_boosting"), (names.linear, linear)):
         lines += [f"  - name: {yaml(name)}", f"    dataset: {yaml(names.dataset)}", f"    task: {design.label.task}"]
-        lines += [f"    trainer: sklearn.{trainer}", ""]
+        lines.append(f"    trainer: sklearn.{trainer}")
+        if name == names.trees and design.profile.rows < _SMALL_ROWS:
+            lines.append("    params: {learning_rate: 0.05, max_leaf_nodes: 7}   # few rows: small trees")
+        lines.append("")
     return "\n".join(lines[:-1]) + "\n"
 
 
 def _pipeline_yml(design: Design, parts: Parts, names: _Names) -> str:
-    split = ", ".join(f"{key}: {yaml(value) if isinstance(value, str) else value}" for key, value in parts.config.items())
+    split = ", ".join(
+        f"{key}: {yaml(value) if isinstance(value, str) else value}" for key, value in parts.config.items()
+    )
     gate, reason = _gate(design, parts)
     counts = ", ".join(f"{name} {rows:,}" for name, rows in parts.rows.items())
     return f"""pipelines:
@@ -206,7 +239,7 @@ def _pipeline_yml(design: Design, parts: Parts, names: _Names) -> str:
     models: [{yaml(names.trees)}, {yaml(names.linear)}]
     # rows: {counts}{_seed_note(parts)}
     split: {{{split}}}
-    evaluate: {{metrics: [{', '.join(_METRICS[design.label.task])}]}}
+    evaluate: {{metrics: [{", ".join(_METRICS[design.label.task])}]}}
     gates:
       # {reason}
       - {gate}
@@ -218,20 +251,22 @@ def _seed_note(parts: Parts) -> str:
 
 
 def _gate(design: Design, parts: Parts) -> tuple[str, str]:
-    """Return a gate against the best free baseline, less what chance alone may do to so few test rows, and why."""
+    """Return a gate against the best free baseline, less what chance may do to so few test rows, and the reason."""
     n = max(parts.rows["test"], 1)
     if design.label.task == "regression":
-        slack = max(0.02, round(2 / math.sqrt(2 * n), 2))
-        return f"rmse <= baseline.rmse * {1 + slack:.2f}", f"no worse than the best free baseline, within the noise of {n:,} test rows"
-    if design.label.task == "binary":
-        few, many = sorted(parts.classes.values())[:2]
-        # Twice the standard error of the AUC of a model that knows nothing (Hanley and McNeil, 1982).
-        slack = 2 * math.sqrt((few + many + 1) / (12 * few * many))
-        metric, noise = "roc_auc", f"{n:,} test rows, {few:,} of them of the rarer class"
+        error = max(0.01, 1 / math.sqrt(2 * n))  # of a standard deviation, relative
+        gate = f"rmse <= baseline.rmse * {1 + _STANDARD_ERRORS * error:.2f}"
+    elif design.label.task == "binary":
+        few, many = sorted(parts.classes.values())
+        error = math.sqrt((few + many + 1) / (12 * few * many))  # of the AUC of a model that knows nothing
+        gate = f"roc_auc >= baseline.roc_auc - {_to_slack(error)}"
     else:
-        slack, metric, noise = 2 * math.sqrt(0.25 / n), "accuracy", f"{n:,} test rows"
-    slack = min(0.4, max(0.01, round(slack, 2)))
-    return f"{metric} >= baseline.{metric} - {slack:g}", f"no worse than the best free baseline, within the noise of {noise}"
+        gate = f"accuracy >= baseline.accuracy - {_to_slack(math.sqrt(0.25 / n))}"
+    return gate, f"as good as the best free baseline, less {_STANDARD_ERRORS} standard errors on {n:,} test rows"
+
+
+def _to_slack(error: float) -> str:
+    return f"{min(0.4, max(0.01, _STANDARD_ERRORS * error)):.2f}"
 
 
 def _once_sql(names: _Names) -> str:
@@ -255,22 +290,26 @@ def _readme(design: Design, names: _Names, name: str, data: str) -> str:
     label = design.names[design.label.column]
     left = "".join(f"- `{column}`: {reason}\n" for column, reason in design.left_out.items())
     left = f"\nNo inputs, for now:\n\n{left}" if left else ""
+    commands = {
+        "treadle build": "features, tests, models; a second time nothing is left to do",
+        f"treadle show {names.dataset} --row 1": "one training row",
+        f"treadle show {names.pipeline}": "the model: metrics beside what costs nothing",
+        "treadle new feature NAME": "the next piece",
+    }
+    width = max(map(len, commands))
+    shown = "\n".join(f"    {command:<{width}}  # {what}" for command, what in commands.items())
     return f"""# {name}
 
 Predicts `{label}` ({design.label.task}) for each row of `{data}`, from {len(design.inputs)} of its columns.
 
-    treadle build                                # features, tests, models; a second time nothing is left to do
-    treadle show {names.dataset} --row 1         # one training row
-    treadle show {names.pipeline}                # the model: metrics beside what costs nothing
-    treadle new feature NAME                     # the next piece
+{shown}
 
-Everything here was guessed from the file. Look first at `models/{design.table}.yml` (is any input known only after the fact?)
-and at `pipelines/{names.pipeline}.yml`: its gate is a floor, set it to what you need.
+Everything here was guessed from the file. Look first at `models/{design.table}.yml` (is an input known only after the
+fact?) and at `pipelines/{names.pipeline}.yml`: its gate is a floor, set it to what you need.
 {left}"""
 
 
 def yaml(text: str) -> str:
-    """Return text as a YAML scalar: plain where it is a plain word or path, else quoted."""
-    plain = text.replace("_", "a").replace("/", "a").replace(".", "a").replace(" ", "a")
-    is_plain = plain.isascii() and plain.isalnum() and text[0].isalpha() and text.strip() == text and text.lower() not in _WORDS
+    """Return text as a YAML scalar: plain where it is plain words, a path or a duration, else quoted."""
+    is_plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
     return text if is_plain else json.dumps(text, ensure_ascii=False)

@@ -1,7 +1,6 @@
-"""What a table of rows asks for: a task, a key, inputs and a split. Every guess is written into the project, as a line that
-can be changed.
+"""What a table of rows asks for: a task, a key, inputs. Every guess becomes a line of the project that can be changed.
 
-    Profile -> label and task -> key -> inputs and what is left out -> Design; then `split.choose` tries the split
+Profile -> label and task -> key -> inputs and what is left out -> Design
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ MAX_INTEGER_CLASSES = 10
 MIN_CLASS_ROWS = 10
 # The number that rows get where no column tells them apart.
 _TAKEN = {"row_id"}
+_ID_WORDS = {"id", "uuid", "guid", "key"}
+_KEY_WORDS = _ID_WORDS | {"code", "no", "nr", "number", "row", "index"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Design:
         """SQL over the file's columns that gives the key."""
         if self.key is not None:
             return self.profile.quote(self.key)
-        order = ", ".join(self.profile.quote(name) for name, column in self.profile.columns.items() if column.kind != "other")
+        order = ", ".join(
+            self.profile.quote(name) for name, column in self.profile.columns.items() if column.kind != "other"
+        )
         return f"row_number() over (order by {order})"
 
     def column(self, name: str) -> Column:
@@ -121,7 +124,9 @@ def _check_given(profile: Profile, *, label: str, time: str | None, entity: str 
             what = f'"{profile.file.name}" has no column "{name}" to take as {role}'
             problems.append(Problem(code, what, why=why, suggestion=suggestion, fix=f"name one of them as --{role}"))
     if not problems and len({label, time, entity} - {None}) < 1 + (time is not None) + (entity is not None):
-        problems.append(Problem("TR603", "--label, --time and --entity name one column twice", fix="name different columns"))
+        problems.append(
+            Problem("TR603", "--label, --time and --entity name one column twice", fix="name different columns")
+        )
     if not problems and time is not None and (column := profile.columns[time]).kind not in ("date", "timestamp"):
         example = profile.query(f"select any_value({quote_name(time)})::varchar from rows")[0][0]
         why = f"it is {column.type}, such as {example}"
@@ -135,7 +140,9 @@ def _guess_label(profile: Profile, column: Column) -> Label:
     name, quoted = column.name, profile.quote(column.name)
     if column.filled == 0 or column.distinct < 2:
         why = "every row holds " + ("NULL" if column.filled == 0 else "the same value")
-        raise UsageError(Problem("TR708", f'there is nothing to learn about "{name}"', why=why, fix="take another --label"))
+        raise UsageError(
+            Problem("TR708", f'there is nothing to learn about "{name}"', why=why, fix="take another --label")
+        )
     if column.kind == "boolean":
         return Label(name, "binary", quoted, ("false", "true"))
     if column.kind in ("integer", "number") and (column.distinct == 2 or _is_class_number(profile, column)):
@@ -157,7 +164,10 @@ def _is_class_number(profile: Profile, column: Column) -> bool:
 
 def _numbered_classes(profile: Profile, column: Column) -> Label:
     quoted = profile.quote(column.name)
-    found = [str(row[0]) for row in profile.query(f"select distinct {quoted} from rows where {quoted} is not null order by 1")]
+    found = [
+        str(row[0])
+        for row in profile.query(f"select distinct {quoted} from rows where {quoted} is not null order by 1")
+    ]
     if len(found) > 2:
         return _with_common_classes(profile, column, quoted, found, as_text=False)
     low, high = found
@@ -168,20 +178,35 @@ def _numbered_classes(profile: Profile, column: Column) -> Label:
 def _text_classes(profile: Profile, column: Column) -> Label:
     quoted = profile.quote(column.name)
     text = quoted if column.type == "VARCHAR" else f"{quoted}::varchar"
-    found = [str(row[0]) for row in profile.query(f"select distinct {text} from rows where {quoted} is not null order by 1")]
+    found = [
+        str(row[0]) for row in profile.query(f"select distinct {text} from rows where {quoted} is not null order by 1")
+    ]
     if len(found) == 2:
-        return Label(column.name, "binary", text, tuple(quote_text(value) for value in found), f"the positive class is {found[1]}")
+        return Label(
+            column.name,
+            "binary",
+            text,
+            tuple(quote_text(value) for value in found),
+            f"the positive class is {found[1]}",
+        )
     return _with_common_classes(profile, column, text, found, as_text=True)
 
 
 def _with_common_classes(profile: Profile, column: Column, text: str, found: list[str], *, as_text: bool) -> Label:
     """Return a label of the classes with rows enough to be learnt and judged."""
     literal = quote_text if as_text else str
-    counts = dict(profile.query(f"select {text}::varchar, count(*) from rows group by 1"))
-    common = [value for value in found if int(str(counts[value])) >= MIN_CLASS_ROWS]
+    counted = profile.query(f"select {text}::varchar from rows group by 1 having count(*) >= {MIN_CLASS_ROWS}")
+    common = [value for value in found if (value,) in counted]
     if len(common) < 2:
         why = f"of its {len(found)} values, {len(common)} stand in at least {MIN_CLASS_ROWS} rows"
-        raise UsageError(Problem("TR708", f'there is too little to learn about "{column.name}"', why=why, fix="take a file with more rows"))
+        raise UsageError(
+            Problem(
+                "TR708",
+                f'there is too little to learn about "{column.name}"',
+                why=why,
+                fix="take a file with more rows",
+            )
+        )
     classes = tuple(literal(value) for value in common)
     if len(common) == len(found):
         return Label(column.name, "multiclass", text, classes)
@@ -203,15 +228,22 @@ def _guess_key(profile: Profile, label: str, time: str | None, entity: str | Non
 
     def rank(name: str) -> tuple[bool, bool, bool, int]:
         low = name.lower()
-        return name != entity, low not in ("id", f"{stem}_id", f"{stem}id"), not _is_id(name), list(profile.columns).index(name)
+        return (
+            name != entity,
+            low not in ("id", f"{stem}_id", f"{stem}id"),
+            _last_word(name) != "id",
+            list(profile.columns).index(name),
+        )
 
-    # A number that merely happens to differ in every row, such as an amount, is no key.
-    named = [name for name in fit if name == entity or _is_id(name) or profile.columns[name].kind == "text"]
+    # What merely happens to differ in every row, such as an amount or a remark, is no key.
+    named = [name for name in fit if name == entity or _last_word(name) in _KEY_WORDS]
     return min(named, key=rank) if named else None
 
 
-def _is_id(name: str) -> bool:
-    return re.search(r"(^|[^a-z])(id|key|uuid|guid|nr|no|number|code)$|[a-z](Id|ID|Key)$", name) is not None or name.lower() == "id"
+def _last_word(name: str) -> str:
+    """Return the last word of a name such as order_id, OrderID or `Order ID`, in small letters."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    return words[-1].lower() if words else name.lower()
 
 
 def _guess_inputs(profile: Profile, taken: set[str]) -> tuple[list[str], dict[str, str]]:
@@ -234,7 +266,7 @@ def _reason_to_leave_out(profile: Profile, column: Column) -> str:
         return f"a time ({column.type}): take its hour, or the days since, if they matter"
     if column.kind == "other":
         return f"{column.type} is neither a number nor a category"
-    if column.kind in ("integer", "text") and _is_id(column.name) and column.distinct > 20:
+    if column.kind in ("integer", "text") and _last_word(column.name) in _ID_WORDS and column.distinct > 20:
         return f"an identifier: {column.distinct} different values"
     if column.kind == "text" and column.distinct > max(20, 0.5 * column.filled):
         return f"nearly as many texts as rows: {column.distinct}"

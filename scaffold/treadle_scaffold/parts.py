@@ -67,7 +67,7 @@ def _read_rows(design: Design) -> pa.Table:
         columns.append(f"{quote_name(design.time)}::timestamp as _at")
     if design.entity is not None:
         columns.append(f"{quote_name(design.entity)} as _entity")
-    return design.profile.con.execute(f"select {', '.join(columns)} from rows").to_arrow_table()
+    return design.profile.con.sql(f"select {', '.join(columns)} from rows").to_arrow_table()
 
 
 def _configs(design: Design, table: pa.Table) -> Iterator[dict[str, str | int | float]]:

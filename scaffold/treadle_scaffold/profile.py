@@ -86,7 +86,9 @@ def read_profile(file: Path) -> Iterator[Profile]:
     form = FORMATS.get(file.suffix.lower())
     if form is None:
         fix = "write it as .csv or .parquet"
-        raise UsageError(Problem("TR603", f'"{file}" is neither CSV nor Parquet', why=f"its ending is {file.suffix!r}", fix=fix))
+        raise UsageError(
+            Problem("TR603", f'"{file}" is neither CSV nor Parquet', why=f"its ending is {file.suffix!r}", fix=fix)
+        )
     file = file.resolve()
     config = {"name": file.stem, "paths": [file.name], "format": form, "csv": {}, "columns": {}}
     with tempfile.TemporaryDirectory() as scratch:

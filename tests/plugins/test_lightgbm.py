@@ -50,7 +50,7 @@ def batch(task: str, n: int = 400, seed: int = 0) -> tuple[Batch, Inputs]:
     return (X, y[task]), inputs
 
 
-def fit(task: str = "binary", *, validation: Batch | None = None, threads: int = 2, **params: Any) -> Any:
+def fit(task: str = "binary", *, validation: Batch | None = None, threads: int = 1, **params: Any) -> Any:
     train, inputs = batch(task)
     context = FitContext(task, CLASSES[task], 5, threads, inputs, params.pop("preprocess", {}))
     return LightgbmTrainer().fit(train, validation, {"n_estimators": 20} | params, context)
@@ -82,7 +82,7 @@ def test_threads_do_not_change_predictions() -> None:
 
 
 def test_unseen_categories_and_rows_of_nulls_predict() -> None:
-    (X, _), inputs = batch("binary")
+    (_X, _), inputs = batch("binary")
     strange = inputs.normalise(
         pa.table({"x": [None, 1.0], 'c"[]{}:,': ["new", None], "whole": [1, 2], "nothing": [4.0, None]})
     )

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import asof_reference as reference
 import duckdb
 import pyarrow as pa
 import pytest
@@ -15,16 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.errors import Location, StepError
-from treadle_runtime.asof import Read, common_key_type, join
-
-_spec = importlib.util.spec_from_file_location(
-    "asof_reference", Path(__file__).with_name("asof_reference.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-sys.modules["asof_reference"] = reference
-_spec.loader.exec_module(reference)
+from treadle_runtime.asof import Read, join
+from treadle_runtime.columns import common_key_type
 
 EXAMPLES = int(os.environ.get("TREADLE_TEST_EXAMPLES", "100"))
 DAY = 86_400_000_000_000  # ns
@@ -52,9 +42,7 @@ def connection() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
 
 
-def write(
-    con: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str, Any]], types: dict[str, pa.DataType]
-) -> None:
+def write(con: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> None:
     """Write rows whose times are nanoseconds as a table of the given types."""
     columns = {}
     for column, kind in types.items():
@@ -93,9 +81,7 @@ def draw_table(
     event_time, known_at = (None, None) if static else ("e", "k" if restated else None)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for _ in range(rng.choice([0, 1, 5, 20, 40])):
-        row: dict[str, Any] = {
-            key: None if rng.random() < 0.05 else rng.choice(KEYS[kind][:2]) for key in keys
-        }
+        row: dict[str, Any] = {key: None if rng.random() < 0.05 else rng.choice(KEYS[kind][:2]) for key in keys}
         row |= {"e": draw_time(rng, e_kind), "k": draw_time(rng, k_kind)}
         row["value"] = None if rng.random() < 0.15 else rng.randrange(1000)
         rows[tuple(row[column] for column in (*keys, event_time, known_at) if column)] = row
@@ -256,13 +242,10 @@ def test_unsorted_tables_of_some_size_equal_the_reference() -> None:
         for e in rng.sample(range(400), 80):
             for delay in rng.sample(range(60), rng.choice([1, 1, 1, 2, 3])):
                 value = None if rng.random() < 0.1 else rng.random()
-                rows.append(
-                    {"airport": airport, "e": BASE + e * H, "k": BASE + (e + delay) * H, "value": value}
-                )
+                rows.append({"airport": airport, "e": BASE + e * H, "k": BASE + (e + delay) * H, "value": value})
     rng.shuffle(rows)
     spine = [
-        {"origin": rng.randrange(14), "dest": rng.randrange(14), "t": BASE + rng.randrange(450) * H}
-        for _ in range(400)
+        {"origin": rng.randrange(14), "dest": rng.randrange(14), "t": BASE + rng.randrange(450) * H} for _ in range(400)
     ]
     write(con, "weather", rows, kinds)
     write(con, "spine", spine, {"origin": pa.int32(), "dest": pa.int64(), "t": pa.timestamp("us")})
@@ -329,9 +312,7 @@ def test_provenance_names_the_times_of_each_value_and_keeps_their_types() -> Non
         ("p___known_at", "TIMESTAMP_NS"),
         ("q__value", "INTEGER"),
     ]
-    row = con.execute(
-        "SELECT CAST(p___event_time AS VARCHAR), CAST(p___known_at AS VARCHAR) FROM out"
-    ).fetchone()
+    row = con.execute("SELECT CAST(p___event_time AS VARCHAR), CAST(p___known_at AS VARCHAR) FROM out").fetchone()
     assert row == ("2013-01-02", "2013-01-03 00:00:00.000000001")
 
 
@@ -405,9 +386,7 @@ def test_time_type_error_names_the_type() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "kind", ["DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_NS", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"]
-)
+@pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_NS", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"])
 def test_infinite_time_error_shows_the_value(kind: str) -> None:
     assert fail(FLIGHTS, HOURS.replace("TIMESTAMP '2013-01-01'", f"'infinity'::{kind}"), WEATHER) == (
         'error[TR712]: "hour" of "weather" holds an infinite time\n'
@@ -418,9 +397,7 @@ def test_infinite_time_error_shows_the_value(kind: str) -> None:
 
 
 def test_infinite_moment_of_the_spine_is_an_error() -> None:
-    assert '"t" of "flights" holds an infinite time' in fail(
-        FLIGHTS.replace("2013-01-01", "-infinity"), HOURS, WEATHER
-    )
+    assert '"t" of "flights" holds an infinite time' in fail(FLIGHTS.replace("2013-01-01", "-infinity"), HOURS, WEATHER)
 
 
 def test_equal_rows_of_a_state_table_are_an_error_with_three_examples() -> None:
@@ -499,8 +476,7 @@ def test_keys_match_without_a_lossy_cast(one_type: str, other: str, common: str 
 def test_a_key_beyond_the_reach_of_the_other_type_matches_nothing() -> None:
     con = duckdb.connect(config={"threads": 1})
     con.execute(
-        "CREATE TABLE spine AS"
-        " SELECT unnest(['340282366920938463463374607431768211455', '5'])::UHUGEINT AS key"
+        "CREATE TABLE spine AS SELECT unnest(['340282366920938463463374607431768211455', '5'])::UHUGEINT AS key"
     )
     con.execute("CREATE TABLE facts AS SELECT unnest([-1, 5]::HUGEINT[]) AS key, 9 AS value")
     read = Read("facts", "p", (("key", "key"),), ("value",), None, None, None)

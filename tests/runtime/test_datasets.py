@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from treadle.errors import Location, StepError, TreadleError, UsageError
-from treadle_runtime.datasets import BATCH_ROWS, build, map_arrow_file, write_arrow_file
+from treadle_runtime.arrowfile import BATCH_ROWS, map_arrow_file, write_arrow_file
+from treadle_runtime.datasets import build
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -328,7 +328,7 @@ def test_evaluate_scores_validation_and_test_rows_apart() -> None:
     assert info["test"] == score_interval(y[parts == 3], p[parts == 3], "binary", CONFIG["metrics"])
     assert info["rows"] == {"validation": 300, "test": 300}
     assert [entry["value"] for entry in info["slices"]["carrier"]["judged"]] == ["AA"]
-    assert found.column_names == ["row", "key", "at", "part", "label", "prediction"]
+    assert found.column_names == ["row", "key", "predicted_at", "part", "label", "prediction"]
     rows = np.flatnonzero(parts >= 2)
     assert found["row"].to_pylist() == rows.tolist()
     assert found["key"].to_pylist() == [f"k{i}" for i in rows]

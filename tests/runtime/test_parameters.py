@@ -46,11 +46,13 @@ def test_right_parameters_pass(cache: Path) -> None:
 
 def test_unknown_trainer_has_a_close_match(cache: Path) -> None:
     assert texts(check(cache, "sklearn.hist_gradient_bosting")) == [
-        'error[TR501]: trainer "sklearn.hist_gradient_bosting" is not known\n'
-        "  models/arrivals.yml:12:5   trainer: x\n"
-        f"  the trainers of this installation are {families()}\n"
-        "  did you mean: sklearn.hist_gradient_boosting\n"
-        "  fix: name one of these, such as sklearn.hist_gradient_boosting, or install the plugin that brings it"
+        (
+            'error[TR501]: trainer "sklearn.hist_gradient_bosting" is not known\n'
+            "  models/arrivals.yml:12:5   trainer: x\n"
+            f"  the trainers of this installation are {families()}\n"
+            "  did you mean: sklearn.hist_gradient_boosting\n"
+            "  fix: name one of these, such as sklearn.hist_gradient_boosting, or install the plugin that brings it"
+        )
     ]
     (problem,) = check(cache, "sklearn.ensemble.RandomForrestClassifier")
     assert problem.suggestion == "sklearn.ensemble.RandomForestClassifier"
@@ -67,22 +69,26 @@ def families() -> str:
 def test_unknown_parameter_has_a_close_match_and_its_own_place(cache: Path) -> None:
     place = Location("models/arrivals.yml", 14, 9, "max_itr: 5")
     assert texts(check(cache, "sklearn.lasso", "regression", {"max_itr": place}, max_itr=5)) == [
-        'error[TR502]: trainer "sklearn.lasso" has no parameter "max_itr"\n'
-        "  models/arrivals.yml:14:9   max_itr: 5\n"
-        "  Lasso takes alpha, copy_X, fit_intercept, max_iter, positive, precompute, random_state, selection, tol, "
-        "warm_start\n"
-        "  did you mean: max_iter\n"
-        "  fix: rename it in the params of model trees, or take it out"
+        (
+            'error[TR502]: trainer "sklearn.lasso" has no parameter "max_itr"\n'
+            "  models/arrivals.yml:14:9   max_itr: 5\n"
+            "  Lasso takes alpha, copy_X, fit_intercept, max_iter, positive, precompute, random_state, selection, tol, "
+            "warm_start\n"
+            "  did you mean: max_iter\n"
+            "  fix: rename it in the params of model trees, or take it out"
+        )
     ]
 
 
 def test_value_that_is_not_allowed_is_explained_in_the_words_of_the_library(cache: Path) -> None:
     assert texts(check(cache, "sklearn.hist_gradient_boosting", max_iter=-5)) == [
-        'error[TR503]: parameter "max_iter" of trainer "sklearn.hist_gradient_boosting" has a value that is not '
-        "allowed\n"
-        "  models/arrivals.yml:12:5   trainer: x\n"
-        "  max_iter must be an int in the range [1, inf); got -5\n"
-        "  fix: correct max_iter in the params of model trees, or take it out for the default"
+        (
+            'error[TR503]: parameter "max_iter" of trainer "sklearn.hist_gradient_boosting" has a value that is not '
+            "allowed\n"
+            "  models/arrivals.yml:12:5   trainer: x\n"
+            "  max_iter must be an int in the range [1, inf); got -5\n"
+            "  fix: correct max_iter in the params of model trees, or take it out for the default"
+        )
     ]
 
 
@@ -133,10 +139,12 @@ def test_values_are_explained(params: dict[str, Any], why: str, cache: Path) -> 
 )
 def test_trainer_that_does_not_fit_the_task(trainer: str, task: str, why: str, fix: str, cache: Path) -> None:
     assert texts(check(cache, trainer, task)) == [
-        f'error[TR508]: trainer "{trainer}" does not fit a {task} task\n'
-        "  models/arrivals.yml:12:5   trainer: x\n"
-        f"  {why}; model trees has task: {task}\n"
-        f"  fix: {fix}"
+        (
+            f'error[TR508]: trainer "{trainer}" does not fit a {task} task\n'
+            "  models/arrivals.yml:12:5   trainer: x\n"
+            f"  {why}; model trees has task: {task}\n"
+            f"  fix: {fix}"
+        )
     ]
 
 

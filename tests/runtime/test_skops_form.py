@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from sklearn.tree import DecisionTreeClassifier
 from treadle.errors import StoreError
 from treadle_runtime.training import skops_form, table
 from treadle_runtime.training.estimators import load_estimator
+from treadle_runtime.training.threads import limited_threads
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with limited_threads(1):
+        yield
 
 
 def data(n: int = 120) -> tuple[np.ndarray, np.ndarray]:

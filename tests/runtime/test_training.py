@@ -54,12 +54,30 @@ def rows(task: str, n: int = 200, seed: int = 0) -> pa.Table:
 
 def fit(table: pa.Table, folder: Path, *, validation: pa.Table | None = None, **config: Any) -> dict[str, Any]:
     inputs = config.pop("inputs", INPUTS)
-    whole = {"trainer": "sklearn.hist_gradient_boosting", "task": "binary", "threads": 2} | config
+    whole = {"trainer": "sklearn.hist_gradient_boosting", "task": "binary"} | config
     return fit_model(table, validation, config=whole, roles={"inputs": inputs}, folder=folder)
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_repeated_predictions_of_a_forest_are_bit_equal(threads: int, tmp_path: Path) -> None:
+    table = rows("regression", 1000)
+    config = {"trainer": "sklearn.random_forest", "task": "regression", "params": {"n_estimators": 40}}
+    fit(table, tmp_path / "m", threads=threads, **config)
+    model = load_model(tmp_path / "m")
+    assert len({model.predict(table).tobytes() for _ in range(10)}) == 1
+
+
+def test_threads_do_not_change_the_trees_of_a_boosting(tmp_path: Path) -> None:
+    found = set()
+    for threads in (1, 2):
+        folder = tmp_path / str(threads)
+        fit(rows("binary"), folder, threads=threads, params={"max_iter": 5})
+        found.add(load_model(folder).predict(rows("binary")).tobytes())
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -150,7 +168,7 @@ def test_inputs_are_never_changed(tmp_path: Path) -> None:
     before = pa.Table.from_batches(
         [pa.ipc.open_stream(_stream(table)).read_next_batch()]
     )  # a copy that shares no memory
-    fit(table, tmp_path / "m", validation=table)
+    fit(table, tmp_path / "m", validation=table, params={"max_iter": 3})
     load_model(tmp_path / "m").predict(table)
     assert table.equals(before)
 
@@ -163,7 +181,7 @@ def _stream(table: pa.Table) -> pa.Buffer:
 
 
 def test_missing_input_is_named(tmp_path: Path) -> None:
-    fit(rows("binary"), tmp_path / "m", inputs=["x", "whole"])
+    fit(rows("binary"), tmp_path / "m", inputs=["x", "whole"], params={"max_iter": 2})
     with pytest.raises(StepError) as caught:
         load_model(tmp_path / "m").predict(rows("binary").select(["x", "city"]))
     assert str(caught.value) == (
@@ -174,7 +192,7 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
 
 
 def test_input_of_another_type_is_named(tmp_path: Path) -> None:
-    fit(rows("binary"), tmp_path / "m", inputs=["x", "city"])
+    fit(rows("binary"), tmp_path / "m", inputs=["x", "city"], params={"max_iter": 2})
     with pytest.raises(StepError) as caught:
         load_model(tmp_path / "m").predict(pa.table({"x": ["a"], "city": ["b"]}))
     assert str(caught.value) == (
@@ -205,7 +223,7 @@ def test_infinite_inputs_are_counted_where_the_estimator_needs_finite_numbers(tm
         "  fix: write NULL for them, such as case when isfinite(big) then big end, "
         "or use sklearn.hist_gradient_boosting without preprocessing"
     )
-    fit(table, tmp_path / "m", inputs=["x", "big"])
+    fit(table, tmp_path / "m", inputs=["x", "big"], params={"max_iter": 2})
     assert np.isfinite(load_model(tmp_path / "m").predict(table)).all()
 
 
@@ -222,8 +240,10 @@ def test_infinite_inputs_are_counted_where_the_estimator_needs_finite_numbers(tm
         ),
         (
             lambda t: t.set_column(1, "_label", pa.array([True] * 200)),
-            "error[TR708]: the labels do not fit the task\n  every label is true\n"
-            "  fix: train on rows of at least two classes: a longer training part, or another label",
+            (
+                "error[TR708]: the labels do not fit the task\n  every label is true\n"
+                "  fix: train on rows of at least two classes: a longer training part, or another label"
+            ),
         ),
     ],
 )
@@ -264,15 +284,15 @@ def test_warnings_become_notes_and_reach_no_terminal(tmp_path: Path, capfd: pyte
 
 def test_boosting_stops_early_on_the_validation_rows_only_when_asked(tmp_path: Path) -> None:
     train, held = rows("binary", 300), rows("binary", 100, seed=5)
-    params = {"early_stopping": True, "max_iter": 300, "learning_rate": 0.5, "n_iter_no_change": 3}
+    params = {"early_stopping": True, "max_iter": 100, "learning_rate": 0.9, "n_iter_no_change": 3}
     fit(train, tmp_path / "a", validation=held, params=params)
     fit(train, tmp_path / "b", validation=rows("binary", 100, seed=6), params=params)
     without = fit(train, tmp_path / "c", params=params)
     trees = [load_model(tmp_path / name).model.pipeline[-1].n_iter_ for name in "abc"]  # type: ignore[attr-defined]
-    assert max(trees) < 300
+    assert max(trees) < 100
     assert digests(tmp_path / "a") != digests(tmp_path / "b")
     assert "early_stopping held out a random share of the training rows" in without["notes"]
-    params.pop("early_stopping")
+    params = {"max_iter": 3}
     fit(train, tmp_path / "d", validation=held, params=params)
     fit(train, tmp_path / "e", params=params)
     assert digests(tmp_path / "d") == digests(tmp_path / "e")
@@ -295,7 +315,7 @@ def test_class_weights_name_the_labels(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_newer_folder_is_refused(tmp_path: Path) -> None:
-    fit(rows("binary"), tmp_path / "m")
+    fit(rows("binary"), tmp_path / "m", trainer="sklearn.decision_tree")
     whole = json.loads((tmp_path / "m/model.json").read_text())
     (tmp_path / "m/model.json").write_text(json.dumps(whole | {"format": 2}))
     with pytest.raises(StoreError) as caught:

@@ -42,7 +42,7 @@ def build(**options: Any) -> int:
       treadle build
       treadle build --select +arrivals --exclude tag:slow
     """
-    return _build("with", "build", **options)
+    return _build("with", **options)
 
 
 @click.command("run")
@@ -60,7 +60,7 @@ def run(steps: tuple[str, ...], pdb: bool, **options: Any) -> int:
     if pdb:
         return _debug(steps, **options)
     options["select"] = (*options["select"], *steps)
-    return _build("without", "run", **options)
+    return _build("without", **options)
 
 
 @click.command("test")
@@ -73,12 +73,11 @@ def test(**options: Any) -> int:
       treadle test
       treadle test --select flights
     """
-    return _build("only", "test", **options)
+    return _build("only", **options)
 
 
 def _build(
     tests: Tests,
-    command: str,
     *,
     select: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -103,7 +102,7 @@ def _build(
             )
         except KeyboardInterrupt:
             reporter.close()
-            click.echo(f"interrupted: what is built is kept\nnext: treadle {command}", err=True)
+            click.echo(f"interrupted: what is built is kept\nnext: {workspace.command}", err=True)
             return 130
         finally:
             reporter.close()
@@ -132,14 +131,17 @@ def _debug(
     if len(steps) != 1:
         raise UsageError(Problem("TR603", "--pdb takes one step", fix="write `treadle run STEP --pdb`"))
     with open_project(folder, environment, variables, as_of) as workspace:
-        _build_inputs(workspace, steps[0], threads)
-        return debug_step(workspace, steps[0])
+        return debug_step(workspace, steps[0]) if _build_inputs(workspace, steps[0], threads) else 1
 
 
-def _build_inputs(workspace: Workspace, step: str, threads: int) -> None:
-    """Build what the step reads, so that it can run here."""
+def _build_inputs(workspace: Workspace, step: str, threads: int) -> bool:
+    """Build what the step reads, so that it can run here; return whether that succeeded."""
     from treadle_runtime.commands.console import Reporter
+    from treadle_runtime.commands.summary import print_failures
 
     parents = workspace.step(step).step.inputs
-    if parents:
-        workspace.build(parents, tests="without", threads=threads, emit=Reporter())
+    if not parents:
+        return True
+    outcome = workspace.build(parents, tests="without", threads=threads, emit=Reporter())
+    print_failures(outcome)
+    return not outcome.run.has_failed()

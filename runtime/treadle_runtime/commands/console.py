@@ -23,6 +23,7 @@ from treadle.events import (
 from treadle_runtime.commands.story import tell
 
 MAX_PROBLEMS = 3
+MAX_NAMES = 6
 
 
 def print_json(value: object) -> None:
@@ -56,7 +57,7 @@ class Reporter:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.n_done, self.n_all = 0, 0
+        self.n_done, self.n_all, self.n_tests = 0, 0, 0
         self.finished: list[StepFinished] = []
         self.outcome: RunFinished | None = None
         self._bar: Any = None
@@ -64,7 +65,7 @@ class Reporter:
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self.n_all = event.n_build
+                self.n_all, self.n_tests = event.n_build, event.n_tests
                 self._start_bar()
             case StepStarted():
                 self._show_running(event)
@@ -75,6 +76,7 @@ class Reporter:
             case RunFinished():
                 self.outcome = event
                 self.close()
+                self._tell_not_run()
             case Published():
                 pass
 
@@ -85,14 +87,15 @@ class Reporter:
             self._bar = None
 
     def _start_bar(self) -> None:
-        if self.as_json or not sys.stderr.isatty() or not self.n_all or os.environ.get("TERM") == "dumb":
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        if self.as_json or not is_terminal or not (self.n_all or self.n_tests):
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.add_task("", total=self.n_all)
+        self._bar.add_task("", total=self.n_all + self.n_tests)
         self._bar.start()
 
     def _show_running(self, event: StepStarted) -> None:
@@ -104,18 +107,30 @@ class Reporter:
         is_red = event.info.get("passed") is False
         if event.status in ("reused", "inlined") and not is_red:
             return
-        if event.status != "reused":
-            self.n_done += 1
+        self.n_done += event.status != "reused" and event.kind != "test"
         if self._bar is not None:
-            self._bar.update(0, completed=self.n_done)
-        width = len(str(self.n_all))
-        place = f"[{self.n_done:>{width}}/{self.n_all}]" if event.status != "reused" else "[reused]"
-        name = _short_name(event)
+            self._bar.update(0, completed=sum(done.status not in ("reused", "inlined") for done in self.finished))
+        if event.status == "skipped" or (event.kind == "test" and event.info.get("passed") is True):
+            return  # what is not run is named in one line at the end, and tests that pass are counted there
+        place = self._place(event)
         for n, text in enumerate(tell(event)):
-            head = f"{place} {event.kind:<8} {name:<24}" if n == 0 else " " * (len(place) + 34)
+            head = f"{place} {event.kind:<8} {_short_name(event):<28}" if n == 0 else " " * (len(place) + 38)
             self._line(f"{head} {text}", is_red=is_red or event.status == "failed")
         for note in event.notes:
             self._line(f"{' ' * (len(place) + 1)}note: {note}")
+
+    def _place(self, event: StepFinished) -> str:
+        """Return `[ 3/14]`, or of that width where a step is not counted."""
+        width = len(str(self.n_all))
+        if event.status == "reused" or event.kind == "test":
+            return f"[{'reused' if event.status == 'reused' else '':^{2 * width + 1}}]"
+        return f"[{self.n_done:>{width}}/{self.n_all}]"
+
+    def _tell_not_run(self) -> None:
+        names = [event.step_id.removeprefix("test:") for event in self.finished if event.status == "skipped"]
+        if names:
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            self._line(f"not run: {', '.join(names[:MAX_NAMES])}{more}")
 
     def _line(self, text: str, *, is_red: bool = False) -> None:
         if self.as_json:

@@ -55,14 +55,15 @@ def debug(folder: Path, environment: str | None, variables: str | None, as_json:
                 check("store", lambda: f"{workspace.folder / 'store'}, {len(workspace.store.fingerprints())} versions")
     if as_json:
         rows = [{"status": status, "check": what, "found": found} for status, what, found in checks]
-        print_json({"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "checks": rows})
+        print_json(
+            {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "checks": rows}
+        )
         return int(bool(errors))
     click.echo(f"python {sys.version.split()[0]} at {sys.executable}, {platform.platform()}")
     for line in to_lines(list(versions.items())):
         click.echo(line)
     for line in to_lines(checks):
         click.echo(line)
-    for error in errors:
-        for problem in error.problems:
-            print_problem(problem)
+    for problem in (problem for error in errors for problem in error.problems):
+        print_problem(problem)
     return 2 if errors else 0

@@ -13,9 +13,7 @@ from treadle_runtime.commands.options import json_option, open_project, project_
 @project_options
 @json_option
 @click.pass_context
-def models(
-    ctx: click.Context, folder: Path, environment: str | None, variables: str | None, as_json: bool
-) -> None:
+def models(ctx: click.Context, folder: Path, environment: str | None, variables: str | None, as_json: bool) -> None:
     """List model versions and their aliases; promote one
 
     \b
@@ -26,7 +24,7 @@ def models(
     if ctx.invoked_subcommand is not None:
         return
     from treadle_runtime.commands.console import print_json, to_lines
-    from treadle_runtime.commands.story import number
+    from treadle_runtime.commands.story import in_order, number
 
     with open_project(folder, environment, variables) as workspace:
         env = workspace.environment
@@ -36,9 +34,12 @@ def models(
             return
         rows = []
         for version in found:
-            metrics = ", ".join(f"{name} {number(value)}" for name, value in version.metrics.items())
+            found_metrics = in_order(version.metrics, workspace.graph, version.pipeline)
+            metrics = ", ".join(f"{name} {number(value)}" for name, value in found_metrics.items())
             aliases = ", ".join(version.aliases)
-            rows.append((version.pipeline, str(version.number), version.model, aliases, metrics, version.created_at[:19]))
+            rows.append(
+                (version.pipeline, str(version.number), version.model, aliases, metrics, version.created_at[:19])
+            )
         for line in to_lines(rows, header=("pipeline", "version", "model", "aliases", "test metrics", "built (UTC)")):
             click.echo(line)
         if not found:
@@ -76,5 +77,7 @@ def promote(
             print_json(vars(found))
             return
         was = f", before it was version {before.number}" if before and before.number != found.number else ""
-        click.echo(f"{pipeline}: version {found.number} ({found.model}) is the champion in {workspace.environment}{was}")
+        click.echo(
+            f"{pipeline}: version {found.number} ({found.model}) is the champion in {workspace.environment}{was}"
+        )
         click.echo(f"next: treadle show {pipeline}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from treadle_runtime.workspace import Workspace
 
 MAX_CELL = 40
+_TABLES = ("source", "feature", "dataset", "evaluate", "stage")
 MAX_INPUTS = 12
 
 
@@ -53,9 +54,9 @@ def show(
 
 
 def _table(workspace: Workspace, name: str) -> StepHandle | None:
-    """Return the source, feature or dataset of a name, if there is one."""
+    """Return the step of that id whose result is a table, if there is one."""
     step = workspace.graph.steps.get(name)
-    return workspace.step(name) if step is not None and step.kind in ("source", "feature", "dataset") else None
+    return workspace.step(name) if step is not None and step.kind in _TABLES else None
 
 
 def _show_table(handle: StepHandle, limit: int, as_json: bool) -> None:
@@ -87,7 +88,9 @@ def _show_row(name: str, handle: StepHandle | None, key: str, as_json: bool) -> 
     roles, provenance = info["roles"], info["provenance"]
     values = [_row_value(row, column, provenance) for column in roles["inputs"]]
     if as_json:
-        print_json({"name": name, "key": row[roles["key"]], "at": row.get("_at"), "label": row.get("_label"), "inputs": values})
+        print_json(
+            {"name": name, "key": row[roles["key"]], "at": row.get("_at"), "label": row.get("_label"), "inputs": values}
+        )
         return
     click.echo(f"{name}: {roles['key']} = {row[roles['key']]}")
     if roles["at"]:
@@ -116,8 +119,7 @@ def _moment(value: object) -> str:
 def _show_model(workspace: Workspace, name: str, as_json: bool) -> None:
     from treadle_runtime.commands.console import print_json
 
-    version = _find_version(workspace, name)
-    card = _card(workspace, version)
+    card = _card(workspace, _find_version(workspace, name))
     if as_json:
         print_json(card)
         return
@@ -135,7 +137,9 @@ def _find_version(workspace: Workspace, name: str) -> ModelVersion:
     if not pipeline:
         known = {step.name for step in graph} | pipelines
         fix = "see `treadle list` for all names"
-        raise UsageError(Problem("TR601", f'there is nothing called "{name}"', suggestion=close_match(name, known) or "", fix=fix))
+        raise UsageError(
+            Problem("TR601", f'there is nothing called "{name}"', suggestion=close_match(name, known) or "", fix=fix)
+        )
     versions = workspace.registry.versions(pipeline, env=workspace.environment)
     if not versions:
         fix = f"run `treadle build --select pipeline:{pipeline}`"
@@ -147,6 +151,8 @@ def _card(workspace: Workspace, version: ModelVersion) -> dict[str, Any]:
     def info(fingerprint: str) -> dict[str, Any]:
         found = workspace.store.read(fingerprint)
         return dict(found.info) if found is not None else {}
+
+    from treadle_runtime.commands.story import in_order
 
     shipped, evaluation = info(version.shipped), info(version.evaluate)
     return {
@@ -162,8 +168,8 @@ def _card(workspace: Workspace, version: ModelVersion) -> dict[str, Any]:
         "rows": shipped.get("rows"),
         "inputs": _model_inputs(workspace, version.shipped),
         "split": info(version.split),
-        "validation": evaluation.get("validation", {}),
-        "test": evaluation.get("test", {}),
+        "validation": in_order(evaluation.get("validation", {}), workspace.graph, version.pipeline),
+        "test": in_order(evaluation.get("test", {}), workspace.graph, version.pipeline),
         "slices": evaluation.get("slices", {}),
         "gates": info(version.validate).get("gates", []),
         "libraries": shipped.get("libraries", {}),
@@ -180,7 +186,9 @@ def _print_card(card: Mapping[str, Any]) -> None:
     from treadle_runtime.commands.story import interval, number
 
     aliases = f" ({', '.join(card['aliases'])})" if card["aliases"] else ""
-    click.echo(f"{card['pipeline']} version {card['version']}{aliases}: {card['model']}, {card['trainer']}, {card['task']}")
+    click.echo(
+        f"{card['pipeline']} version {card['version']}{aliases}: {card['model']}, {card['trainer']}, {card['task']}"
+    )
     counts = card["split"].get("counts", {})
     lines: list[Sequence[str]] = [
         ("built", f"{card['created_at'][:19]}Z by run {card['run']}"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from treadle.events import StepFinished
+from treadle.step import Graph
 
 LEFT_OUT_SHOWN = 3
 
@@ -14,8 +15,6 @@ def tell(event: StepFinished) -> list[str]:
     """Return the text of a step that ended, without its place and name."""
     if event.status == "failed":
         return ["failed"]
-    if event.status == "skipped":
-        return [f"skipped: {event.problems[0].why}" if event.problems else "skipped"]
     lines = _TELLERS.get(event.kind, _tell_table)(event)
     lines[0] = f"{lines[0]:<44} {seconds(event.seconds)}" if event.status == "built" else lines[0]
     return lines
@@ -36,6 +35,12 @@ def interval(found: Mapping[str, Any]) -> str:
     if found.get("low") is None:
         return number(found.get("value"))
     return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def in_order(metrics: Mapping[str, Any], graph: Graph, pipeline: str) -> dict[str, Any]:
+    """Return metric -> value as the pipeline orders its metrics; those that it does not name any more come last."""
+    named = next((s.config["metrics"] for s in graph if s.kind == "evaluate" and s.pipeline == pipeline), ())
+    return {name: metrics[name] for name in (*named, *metrics) if name in metrics}
 
 
 def mebibytes(size: int) -> str:
@@ -88,7 +93,8 @@ def _tell_evaluate(event: StepFinished) -> list[str]:
 
 def _tell_choose(event: StepFinished) -> list[str]:
     values = ", ".join(f"{name} {number(value)}" for name, value in event.info["values"].items())
-    return [f"{event.info['chosen']}, by validation {event.info['by']}: {values}"]
+    by = f"{event.info['stage']}()" if "stage" in event.info else f"validation {event.info['by']}"
+    return [f"{event.info['chosen']}, by {by}: {values}"]
 
 
 def _tell_validate(event: StepFinished) -> list[str]:

@@ -8,13 +8,14 @@ import click
 
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem
-from treadle_runtime.commands.story import interval, number, seconds
+from treadle_runtime.commands.story import in_order, interval, number, seconds
 
 if TYPE_CHECKING:
     from treadle_runtime.runner import Run, StepResult
     from treadle_runtime.workspace import Outcome, Workspace
 
 RESULTS_VERSION = 1
+_BASELINES = ("constant", "best_single", "linear")
 
 
 def exit_code(outcome: Outcome) -> int:
@@ -103,18 +104,20 @@ def _pipelines(run: Run) -> list[str]:
 
 def _print_pipeline(run: Run, pipeline: str) -> None:
     """Print a pipeline's test metrics beside the baselines."""
-    verdict = run.results[f"{pipeline}.validate"].version
+    graph, verdict = run.plan.graph, run.results[f"{pipeline}.validate"].version
     baseline = run.results.get(f"{pipeline}.baseline")
     if verdict is None or baseline is None or baseline.version is None:
         return
     info: Any = verdict.info
     free: Any = baseline.version.info["baselines"]
-    for name, found in info["test"].items():
-        others = [f"{_baseline_name(kind, b)} {number(b['test'].get(name))}" for kind, b in free.items()]
+    for name, found in in_order(info["test"], graph, pipeline).items():
+        others = [
+            f"{_name(kind, free[kind])} {number(free[kind]['test'].get(name))}" for kind in _BASELINES if kind in free
+        ]
         click.echo(f"{pipeline}: {info['chosen']}: {name} {interval(found)}   {', '.join(others)}")
 
 
-def _baseline_name(kind: str, baseline: dict[str, Any]) -> str:
+def _name(kind: str, baseline: dict[str, Any]) -> str:
     return f"best single input ({baseline['input']})" if kind == "best_single" else kind
 
 

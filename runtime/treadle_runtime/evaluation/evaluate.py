@@ -99,14 +99,14 @@ def predictions(
         classes: the values behind 0, 1, ... of a classification.
 
     Returns:
-        columns `row` (int64, position in the dataset), `key`, `at` (if the dataset has time), `part`
+        columns `row` (int64, position in the dataset), `key`, `predicted_at` (if the dataset has time), `part`
         (`validation` or `test`), `label`, `prediction` (the positive class's probability, the value, or with
         several classes the most probable one) and, with several classes, `probability_<class>` for each
         of `classes`.
     """
     columns: dict[str, Any] = {"row": pa.array(rows, pa.int64()), "key": taken.column(roles["key"])}
     if roles.get("at"):
-        columns["at"] = taken.column("_at")
+        columns["predicted_at"] = taken.column("_at")
     columns["part"] = pa.array(np.where(part == TEST, "test", "validation"), pa.string())
     if roles.get("label") is not None:
         columns["label"] = taken.column("_label")

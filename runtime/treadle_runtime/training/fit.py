@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from treadle.errors import Problem, StepError, TreadleError
 from treadle_runtime.training.contract import Batch, FitContext, Inputs, Model, Trainer
-from treadle_runtime.training.labels import encode_labels
+from treadle_runtime.training.labels import encode_labels, positions
 from treadle_runtime.training.model import TrainedModel, library_versions
 from treadle_runtime.training.threads import limited_threads
 from treadle_runtime.training.trainers import load_trainer
@@ -96,16 +95,13 @@ def _validation_batch(rows: pa.Table | None, context: FitContext) -> Batch | Non
     """Return validation rows of classes that training knows; the others can decide nothing."""
     if rows is None:
         return None
-    rows = rows.filter(pc.is_valid(rows.column(LABEL)))
-    if context.classes:
-        label = rows.column(LABEL)
-        if pa.types.is_dictionary(label.type):
-            label = pc.cast(label, label.type.value_type)
-        rows = rows.filter(pc.is_in(label, value_set=pa.array(context.classes, type=label.type)))
-    if not rows.num_rows:
+    label = rows.column(LABEL)
+    known = positions(label, context.classes).is_valid() if context.classes else label.is_valid()
+    found = rows.filter(known)
+    if not found.num_rows:
         return None
-    y, _ = encode_labels(rows.column(LABEL), context.task, context.classes)
-    return context.inputs.normalise(rows), y
+    y, _ = encode_labels(found.column(LABEL), context.task, context.classes)
+    return context.inputs.normalise(found), y
 
 
 def _fit(

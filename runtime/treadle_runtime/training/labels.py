@@ -48,13 +48,20 @@ def encode_labels(
             f"{_shown(strange)} is no label of the training rows, which are {_shown(known)}",
             "train on rows of every class, or leave these rows out",
         )
-    codes = pc.index_in(label, value_set=pa.array(known, type=label.type))
-    return codes.to_numpy().astype(np.int64), known
+    return positions(label, known).to_numpy().astype(np.int64), known
+
+
+def positions(label: pa.ChunkedArray, classes: Sequence[Label]) -> pa.ChunkedArray:
+    """Return the position of each label in `classes` as int32; NULL where it is none of them."""
+    if pa.types.is_dictionary(label.type):
+        label = pc.cast(label, label.type.value_type)
+    options = pc.SetLookupOptions(value_set=pa.array(classes, type=label.type))
+    return pc.call_function("index_in", [label], options)
 
 
 def _distinct(label: pa.ChunkedArray, task: str) -> list[Label]:
     kind = label.type
-    values = pc.unique(label)
+    values = label.unique()
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = pc.cast(values, pa.float64()).to_numpy()
         if np.isnan(numbers).any():

@@ -159,7 +159,7 @@ def _fit(
     if getattr(estimator, "early_stopping", False) and not extra:
         notes.append("early_stopping held out a random share of the training rows")
     if type(estimator).__name__ in CALIBRATED:
-        estimator = CalibratedClassifierCV(estimator, ensemble=False)
+        estimator = CalibratedClassifierCV(estimator).set_params(ensemble=False)
     estimator.fit(X, y, **extra)
     if needs_of(type(estimator).__name__) == "trees" and "n_jobs" in estimator.get_params(deep=False):
         estimator.set_params(n_jobs=1)  # a forest adds its trees up in the order in which threads end

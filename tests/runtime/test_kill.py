@@ -1,0 +1,193 @@
+"""Builds that are killed, interrupted or run side by side: nothing half done, nothing left behind, nothing computed twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import MakeProject, ProjectFolder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+SLEEPS = "time.sleep(600)"
+SPINS = "while True: pass"
+MATCHES = 're.match(r"(a+)+$", "a" * 60 + "b")'  # holds the interpreter's lock for years
+
+
+def slow_feature(code: str) -> dict[str, str]:
+    """Return a Python feature that starts a program and then never ends."""
+    return {
+        "features/slow.py": f"""\
+import re, subprocess, time
+import polars as pl
+from treadle import feature
+
+
+@feature(entity="user", static=True)
+def slow(orders: pl.LazyFrame) -> pl.LazyFrame:
+    subprocess.Popen(["sleep", "600"])
+    {code}
+    return orders.select("user").unique()
+"""
+    }
+
+
+def start_slow(project: ProjectFolder, *arguments: str) -> subprocess.Popen[str]:
+    """Start a build and wait until its slow feature is in the middle of it."""
+    process = project.start(*(arguments or ("build",)))
+    project.wait_for(lambda: any("sleep" in c for c in project.processes().values()), "the feature runs")
+    return process
+
+
+# the build is killed
+
+
+def test_killed_at_any_moment_the_same_command_finishes(churn_built_once: ProjectFolder, make_project: MakeProject) -> None:
+    project = make_project("churn")
+    rng = random.Random(7)
+    n_killed = 0
+    for _ in range(12):
+        before = len(project.metas())
+        process = project.start("build")
+        # The moments follow what the build has done, not the clock: the machine may be slow.
+        target = before + rng.randrange(2)
+        project.wait_for(lambda: len(project.metas()) >= target or process.poll() is not None)  # noqa: B023
+        pause = rng.uniform(0, 0.8)
+        try:
+            process.wait(pause)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            n_killed += 1
+        process.communicate()
+        project.wait_for(lambda: not project.processes(), "all processes end")
+    project.treadle("build")
+    assert project.leftovers() == []
+    assert project.metas() == churn_built_once.metas()
+    found = [run["status"] for run in project.json("runs")]
+    assert n_killed >= 3
+    assert set(found) <= {"interrupted", "passed"}
+    assert found[0] == "passed"
+    assert "interrupted" in found
+
+
+@pytest.mark.parametrize("code", [SLEEPS, SPINS, MATCHES])
+def test_workers_and_what_they_started_end_with_the_build(make_project: MakeProject, code: str) -> None:
+    project = make_project("features", slow_feature(code))
+    process = start_slow(project)
+    assert project.workers()
+    process.kill()
+    process.communicate()
+    project.wait_for(lambda: not project.processes(), "the worker and its program end")
+    assert project.json("runs")[0]["status"] == "interrupted"
+    project.write("features/slow.py", slow_feature("pass")["features/slow.py"])
+    project.treadle("build")
+    assert project.leftovers() == []
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("code", [SLEEPS, SPINS])
+def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: str) -> None:
+    project = make_project("features", slow_feature(code))
+    process = start_slow(project, "build", "--threads", "2")
+    project.wait_for(lambda: any(b'"feature"' in meta for meta in project.metas().values()), "the other feature is built")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines()[-2:] == ["interrupted: what is built is kept", "next: treadle build --threads 2"]
+    assert "Traceback" not in stderr
+    assert project.leftovers() == []
+    assert project.json("runs")[0]["status"] == "interrupted"
+
+
+def test_interrupt_stops_a_query(make_project: MakeProject) -> None:
+    slow = {"features/slow.sql": "select count(*) as n from range(300000) a, range(300000) b where a.range * b.range % 7 = 3"}
+    project = make_project("features", slow)
+    process = project.start("build", "--threads", "2")
+    project.wait_for(lambda: len(project.metas()) >= 4)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "next: treadle build --threads 2" in stderr
+    assert project.leftovers() == []
+
+
+def test_interrupt_ends_a_build_that_waits_for_another(make_project: MakeProject) -> None:
+    project = make_project("features", slow_feature(SLEEPS))
+    first = start_slow(project)
+    second = project.start("build")
+    for line in second.stderr:
+        if "waits" in line:
+            assert "slow waits: pid" in line
+            assert f"pid {first.pid}, treadle build" in line
+            break
+    second.send_signal(signal.SIGINT)
+    _, stderr = second.communicate(timeout=60)
+    assert second.returncode == 130, stderr
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert project.leftovers() == []
+
+
+# a worker is killed
+
+
+def test_killed_worker_is_named_and_others_go_on(make_project: MakeProject) -> None:
+    project = make_project("features", "profile", slow_feature(SLEEPS))
+    project.edit("features/profile.py", "    return orders", "    import os, time\n    while os.path.exists('wait'): time.sleep(0.02)\n    return orders")
+    (project.root / "wait").touch()
+    process = start_slow(project, "build", "--threads", "2")
+    [sleeper] = [pid for pid, command in project.processes().items() if command.startswith("sleep")]
+    worker = int(Path(f"/proc/{sleeper}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    project.wait_for(lambda: sleeper not in project.processes(), "what the worker started ends with it")
+    (project.root / "wait").unlink()
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error[TR710]: the worker that computed slow died\n  it was ended by signal 9" in stderr
+    assert "nothing was published" in stdout
+    assert project.leftovers() == []
+    results = {s["id"]: s["status"] for s in project.results()["steps"]}
+    assert results["slow"] == "failed"
+    assert results["profile"] == results["spend"] == "built"
+    project.write("features/slow.py", slow_feature("pass")["features/slow.py"])
+    project.treadle("build")
+
+
+def test_worker_that_exits_by_itself_is_named(make_project: MakeProject) -> None:
+    project = make_project("features", slow_feature("import os; os._exit(3)"))
+    done = project.build()
+    assert done.problems["slow"].code == "TR710"
+    assert done.problems["slow"].why == "it ended with exit code 3"
+    assert project.leftovers() == []
+
+
+# side by side
+
+
+@pytest.mark.parametrize(("n", "kits"), [(2, ["churn"]), (4, ["features", "profile"])])
+def test_builds_side_by_side_compute_everything_once(make_project: MakeProject, n: int, kits: list[str]) -> None:
+    project = make_project(*kits)
+    builds = [project.start("build", "--threads", "1") for _ in range(n)]
+    for process in builds:
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stdout + stderr
+    with project.open() as workspace:
+        runs = [workspace.state.run(run.id) for run in workspace.state.runs()]
+        computed = [s.fingerprint for run in runs if run for s in run.steps if s.status == "built"]
+        versions = workspace.registry.versions("churn", env="dev")
+    assert len(runs) == n
+    assert sorted(computed) == sorted(project.metas())
+    assert [version.number for version in versions] == ([1] if "churn" in kits else [])
+    assert project.leftovers() == []

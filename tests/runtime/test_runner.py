@@ -1,0 +1,326 @@
+"""A run: what succeeds, what fails and how that is told, what goes on beside a failure, what a changed file does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from treadle.errors import StoreError
+from treadle_runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from conftest import MakeProject, ProjectFolder
+
+BROKEN = {
+    "features/broken.py": """\
+import polars as pl
+from treadle import feature
+
+from .arithmetic import divide
+
+
+@feature(entity="user", static=True)
+def broken(orders: pl.LazyFrame) -> pl.LazyFrame:
+    rows = orders.collect().height
+    divide(rows, rows - 300)
+    return orders
+""",
+    "features/arithmetic.py": "def divide(a, b):\n    return a / b\n",
+    "features/on_broken.sql": "select * from {{ ref('broken') }}",
+    "features/apart.sql": "select 1 as x",
+}
+
+
+def after_failure(stderr: str) -> list[str]:
+    """Return the lines from the error block on."""
+    lines = stderr.splitlines()
+    return lines[next(n for n, line in enumerate(lines) if line.startswith("error[")) :]
+
+
+# failures
+
+
+def test_failing_python_feature_ends_with_the_users_line(make_project: MakeProject) -> None:
+    project = make_project("features", BROKEN)
+    result = project.treadle("build", code=1)
+    block = after_failure(result.stderr)
+    assert len(block) <= 15
+    assert block[0] == 'error[TR701]: feature "broken" raised ZeroDivisionError'
+    assert "  ZeroDivisionError: division by zero" in block
+    assert "treadle build" in result.stderr
+    assert block[-2:] == ["  features/arithmetic.py:2 in divide", "      return a / b"]
+    assert "  features/broken.py:10 in broken" in block
+    assert "Traceback" not in result.stderr
+    assert "next: correct it and run the same command" in result.stdout
+    failed_at = next(n for n, line in enumerate(result.stderr.splitlines()) if "feature  broken" in line)
+    assert len(result.stderr.splitlines()) - failed_at <= 15 + 4  # the steps that ran beside it
+    assert "not run: on_broken" in result.stderr
+
+
+def test_independent_steps_run_beside_a_failure_and_are_not_repeated(make_project: MakeProject) -> None:
+    project = make_project("features", BROKEN)
+    done = project.build(threads=1)
+    assert done.of("failed") == {"broken"}
+    assert done.of("skipped") == {"on_broken"}
+    assert done.of("built") >= {"orders", "spend", "apart"}
+    assert not done.outcome.published
+    project.edit("features/arithmetic.py", "a / b", "a / (b or 1)")
+    again = project.build()
+    assert again.of("built") == {"broken", "on_broken"}
+    assert again.outcome.published
+
+
+def test_failing_sql_is_located(make_project: MakeProject) -> None:
+    project = make_project("features", {"features/bad.sql": "select id,\n  amont from {{ ref('orders') }}"})
+    result = project.treadle("build", code=1)
+    block = after_failure(result.stderr)
+    assert len(block) <= 15
+    assert block[0] == 'error[TR702]: SQL failed in feature "bad"'
+    assert block[1].startswith("  features/bad.sql")
+    assert any("amont" in line for line in block)
+    assert '  Candidate bindings: "amount"' in block
+    again = project.build()
+    assert again.of("failed") == {"bad"}
+    assert not again.of("built")
+
+
+def test_many_failures_are_counted_not_listed(make_project: MakeProject) -> None:
+    bad = {f"features/bad{n}.sql": "select nothing from {{ ref('orders') }}" for n in range(6)}
+    readers = {f"features/reader{n}.sql": f"select * from {{{{ ref('bad{n % 6}') }}}}" for n in range(30)}
+    result = make_project("features", bad, readers).treadle("build", code=1)
+    assert result.stderr.count("error[TR702]") == 3
+    assert "and 3 more: " in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("not run: ")]
+    assert line.endswith(" and 24 more")
+    assert "30 skipped" in result.stdout
+
+
+def test_failure_in_the_middle_of_a_pipeline(churn: ProjectFolder) -> None:
+    churn.edit("models/churn.yml", "label: churned", "label: user")
+    done = churn.build()
+    assert done.of("failed") == {"churn.linear.train", "churn.tree.train", "churn.baseline"}
+    problem = done.problems["churn.linear.train"]
+    assert problem.code == "TR708"
+    assert problem.where is not None
+    assert problem.where.path == "models/churn.yml"
+    assert "churn.validate" in done.of("skipped")
+    with churn.open() as workspace:
+        assert workspace.registry.version("churn", "candidate", env="dev").number == 1
+        assert workspace.state.runs(1)[0].status == "failed"
+
+
+def test_wrong_selection_makes_no_run(make_project: MakeProject) -> None:
+    project = make_project("features")
+    result = project.treadle("build", "--select", "spent", code=2)
+    assert result.stderr.startswith('error[TR601]: "spent" selects nothing\n  did you mean: spend')
+    assert project.json("runs") == []
+
+
+# parallel
+
+
+def test_steps_run_side_by_side_within_threads(make_project: MakeProject) -> None:
+    """Each of two features waits for the other: that ends only when they run at once."""
+    body = """\
+import pathlib, time
+import polars as pl
+from treadle import feature
+
+
+@feature(entity="user", static=True)
+def {name}(orders: pl.LazyFrame) -> pl.LazyFrame:
+    pathlib.Path("{mine}").touch()
+    while not pathlib.Path("{theirs}").exists():
+        time.sleep(0.01)
+    return orders.select("user").unique()
+"""
+    files = {
+        "features/left.py": body.format(name="left", mine="one", theirs="two"),
+        "features/right.py": body.format(name="right", mine="two", theirs="one"),
+    }
+    project = make_project("features", files)
+    assert project.build(threads=2).of("built") >= {"left", "right"}
+
+
+def test_step_that_wants_more_threads_than_there_are_runs_alone(make_project: MakeProject) -> None:
+    wide = {"features/wide.sql": "{{ config(threads=8) }}\nselect sum(amount) as total from {{ ref('orders') }}"}
+    project = make_project("features", wide)
+    done = project.build(threads=2)
+    assert done.outcome.published
+    with project.open() as workspace:
+        version = workspace.step("wide").version
+        assert version is not None
+        assert not version.reproducible
+
+
+def test_what_stands_on_an_unreproducible_step_is_unreproducible(make_project: MakeProject) -> None:
+    files = {
+        "features/wide.sql": "{{ config(threads=2) }}\nselect * from {{ ref('orders') }}",
+        "features/above.sql": "select user from {{ ref('wide') }}",
+    }
+    project = make_project("features", files)
+    project.build()
+    with project.open() as workspace:
+        version = workspace.step("above").version
+        assert version is not None
+        assert not version.reproducible
+
+
+def test_idle_worker_that_died_is_replaced(tmp_path: Path) -> None:
+    pool = WorkerPool(tmp_path, 1)
+    try:
+        [first] = pool._all
+        first.process.kill()
+        first.process.wait()
+        pool.replace_dead()
+        [second] = pool._all
+        assert second is not first
+        assert second.is_alive()
+    finally:
+        pool.stop()
+    assert second.process.poll() is not None
+
+
+# files that change during the build
+
+
+def waiting_feature(name: str = "waits") -> dict[str, str]:
+    """Return a feature that waits in the middle until the file `go` is there."""
+    return {
+        f"features/{name}.py": f"""\
+import pathlib, time
+import polars as pl
+from treadle import feature
+
+
+@feature(entity="user", static=True)
+def {name}(orders: pl.LazyFrame) -> pl.LazyFrame:
+    pathlib.Path("here").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    return orders.select("user").unique()
+"""
+    }
+
+
+def test_python_file_edited_during_the_build_is_refused(make_project: MakeProject) -> None:
+    project = make_project("features", waiting_feature())
+    process = project.start("build")
+    project.wait_for(lambda: (project.root / "here").exists())
+    project.edit("features/waits.py", ".unique()", ".unique().head(3)")
+    (project.root / "go").touch()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert 'error[TR711]: features/waits.py changed while feature "waits" ran' in stderr
+    project.treadle("build")
+    assert project.json("show", "waits")["rows"] == 3
+
+
+def test_parquet_source_changed_during_the_build_is_refused(make_project: MakeProject) -> None:
+    project = make_project("features", waiting_feature())
+    to_parquet(project)
+    process = project.start("build")
+    project.wait_for(lambda: (project.root / "here").exists())
+    to_parquet(project, "where id < 100")
+    (project.root / "go").touch()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error[TR711]: data/orders.parquet changed while it was read" in stderr
+    project.treadle("build")
+    assert project.json("show", "spend", "--limit", "0")["rows"] <= 100
+
+
+def to_parquet(project: ProjectFolder, where: str = "") -> None:
+    import duckdb
+
+    target = project.root / "data/orders.parquet"
+    duckdb.execute(f"copy (from read_csv('{project.root}/data/orders.csv') {where}) to '{target}' (format parquet)")
+    if not where:
+        project.edit("features/orders.yml", "path: data/orders.csv", "path: data/orders.parquet")
+
+
+# a store that cannot be written
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder that holds 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounting a small tmpfs takes root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_read_only_store_is_an_error(make_project: MakeProject, small_disk: Path) -> None:
+    project = make_project("features")
+    (project.root / ".treadle").symlink_to(small_disk)
+    project.build()
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for command in ("build", "plan", "show spend"):
+        result = project.treadle(*command.split(), code=1)
+        assert result.stderr.startswith("error[TR805]: "), command
+        assert "Traceback" not in result.stderr
+    project.treadle("list")
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert project.build().of("built") == {"spend"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"features/big.sql": "select range as n, hash(range) as h from range(2000000)"},
+        {
+            "features/big.py": """\
+import polars as pl
+from treadle import feature
+
+
+@feature(entity="n", static=True)
+def big(orders: pl.LazyFrame) -> pl.DataFrame:
+    return pl.DataFrame({"n": range(2000000)}).with_columns(h=pl.col("n").hash())
+""",
+            "features/n.yml": "entities: [{name: n}]\n",
+        },
+    ],
+    ids=["sql", "python"],
+)
+def test_full_disk_is_an_error_and_publishes_nothing(
+    make_project: MakeProject, small_disk: Path, step: dict[str, str]
+) -> None:
+    project = make_project("features", step)
+    (project.root / ".treadle").symlink_to(small_disk)
+    result = project.treadle("build", code=1)
+    assert "error[TR803]: the disk is full at " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not any((small_disk / "tmp").iterdir())
+    with project.open() as workspace:
+        assert workspace.step("big").version is None
+        assert "big" not in workspace.state.environment("dev")
+        assert workspace.state.runs(1)[0].status == "failed"
+    (project.root / next(iter(step))).unlink()
+    assert project.build().outcome.published
+
+
+def test_damaged_version_is_named(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    with project.open() as workspace:
+        version = workspace.step("spend").version
+        assert version is not None
+    part = version.folder / version.parts[0].name
+    part.chmod(0o644)
+    part.write_bytes(b"x")
+    with pytest.raises(StoreError) as caught:
+        project.build()
+    assert caught.value.problems[0].code == "TR804"
+    shutil.rmtree(version.folder)
+    assert project.build().of("built") == {"spend"}
