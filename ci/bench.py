@@ -85,7 +85,8 @@ class Bench:
 
 def to_text(row: Row) -> str:
     """Return a row of the table."""
-    return f"| {row.what:<44} | {row.wall_s:8.3f} | {row.cpu_s:7.3f} | {row.over_floor:8.1f} | {row.peak_mib:8.0f} | {row.bound:<12} |"
+    numbers = f"{row.wall_s:8.3f} | {row.cpu_s:7.3f} | {row.over_floor:8.1f} | {row.peak_mib:8.0f}"
+    return f"| {row.what:<44} | {numbers} | {row.bound:<12} |"
 
 
 def bench_startup(bench: Bench, folder: Path) -> None:

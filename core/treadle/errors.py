@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAX_SHOWN = 20
+MAX_LINE = 120
 
 CODES: Mapping[str, str] = {
     "TR001": "no project here",
@@ -150,7 +151,7 @@ class Problem:
         """Return the problem as lines of text, without colour."""
         lines = [f"error[{self.code}]: {self.what}"]
         if self.where is not None:
-            lines.append(f"  {self.where}   {self.where.text}".rstrip())
+            lines.append(f"  {self.where}   {_printable(self.where.text)}".rstrip())
         lines += [f"  {line}" for line in self.why.splitlines()]
         if self.suggestion:
             lines.append(f"  did you mean: {self.suggestion}")
@@ -170,6 +171,12 @@ class Problem:
         if self.frames:
             found["frames"] = list(self.frames)
         return found
+
+
+def _printable(line: str) -> str:
+    """Return a line of a user's file for a terminal: short, and without what a terminal would obey."""
+    text = "".join(c if c.isprintable() else " " for c in line)
+    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 3] + "..."
 
 
 class TreadleError(Exception):

@@ -32,7 +32,7 @@ _TAG = "tag:yaml.org,2002:"
 SpecT = TypeVar("SpecT", bound=BaseModel)
 Path = tuple[str | int, ...]
 
-_PARSER: type[Any] = getattr(yaml.cyaml, "CParser", None) or yaml.SafeLoader
+_PARSER: Any = getattr(yaml.cyaml, "CParser", None) or yaml.SafeLoader
 
 
 class _Resolver(BaseResolver):
@@ -161,8 +161,9 @@ def _syntax_problem(error: yaml.YAMLError, document: Document) -> Problem:
 
 
 def _is_tab(document: Document, mark: Any) -> bool:
-    line = document.lines[mark.line] if mark is not None and mark.line < len(document.lines) else ""
-    return line[mark.column : mark.column + 1] == "\t"
+    if mark is None or mark.line >= len(document.lines):
+        return False
+    return document.lines[mark.line][mark.column : mark.column + 1] == "\t"
 
 
 def _check_depth(text: str, document: Document) -> None:
@@ -361,7 +362,7 @@ def explain_value(detail: ErrorDetails) -> tuple[str, str]:
     if detail["type"] == "value_error":
         return detail["msg"].removeprefix("Value error, "), ""
     if detail["type"] == "literal_error":
-        expected = str(detail["ctx"]["expected"])
+        expected = str(detail.get("ctx", {}).get("expected"))
         near = close_match(str(detail["input"]), re.findall(r"'(\w+)'", expected)) or ""
         return f"expected {expected}, found {found}", near
     message = detail["msg"].removeprefix("Input should be ").partition(", ")[0]

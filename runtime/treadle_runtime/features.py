@@ -122,8 +122,27 @@ def _argument(con: Connection, job: Job, name: str, function: Function) -> Any:
     table = con.sql(f"from {quote_name(name)}").to_arrow_table()
     if annotation in _ARROW:
         return table
-    frame = pl.DataFrame(pl.from_arrow(table))
+    frame = _to_frame(table, name, job.step)
     return frame if annotation in _EAGER else frame.lazy()
+
+
+def _to_frame(table: pa.Table, name: str, step: Step) -> pl.DataFrame:
+    try:
+        return pl.DataFrame(pl.from_arrow(table))
+    except pl.exceptions.PolarsError as error:
+        unreadable = [field for field in table.schema if not _is_readable(table, field.name)]
+        why = ", ".join(f"{field.name} ({field.type})" for field in unreadable) or str(error)[:200]
+        what = f'polars cannot read "{name}", which {name_of(step)} asks for'
+        fix = f"cast the column to VARCHAR in {name}, or annotate the parameter as pa.Table"
+        raise StepError(Problem("TR712", what, step.where, why, fix=fix)) from error
+
+
+def _is_readable(table: pa.Table, column: str) -> bool:
+    try:
+        pl.from_arrow(table.select([column]).slice(0, 1))
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 def _scan(relation: Relation) -> pl.LazyFrame | None:

@@ -69,7 +69,7 @@ def _parts(table: pa.Table, dataset: pa.Table, key: str, what: str, job: Job) ->
         why = f"it returned {sorted(map(str, unknown))[0]!r}; a part is train, validation or test"
         raise StepError(Problem("TR714", f"{what} returned an unknown part", job.step.where, why))
     keys = dataset.column(key).to_pylist()
-    return np.array([splits.PARTS.get(given.get(value), splits.LEFT_OUT) for value in keys], dtype=np.int8)
+    return np.array([splits.PARTS.get(str(given.get(value)), splits.LEFT_OUT) for value in keys], dtype=np.int8)
 
 
 OWN_STAGES: Mapping[str, Callable[[Job], Made]] = {"split": run_own_split, "choose": run_own_choose}

@@ -24,7 +24,7 @@ from treadle.step import Step
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
-from treadle_runtime.schedule import Schedule
+from treadle_runtime.schedule import Schedule, needs
 from treadle_runtime.state import State
 from treadle_runtime.steps import run_job
 from treadle_runtime.store import Store, Version, storage_errors
@@ -153,7 +153,7 @@ class Runner:
             self.workers = WorkerPool(self.maker.root, min(self.threads, len(remote)), preload)
 
     def _loop(self, run: Run, waiting: Mapping[str, PlannedStep]) -> None:
-        schedule = Schedule([planned.step for planned in waiting.values()])
+        schedule = Schedule(run.plan.graph, [planned.step for planned in waiting.values()])
         cost = {step_id: min(int(p.step.config.get("threads", 1)), self.threads) for step_id, p in waiting.items()}
         running: dict[Future[StepResult], str] = {}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="step") as pool:
@@ -180,11 +180,12 @@ class Runner:
 
     def _blocker(self, run: Run, step: Step) -> Problem | None:
         """Return why a step can never run: what it reads or waits for did not pass."""
-        for parent in step.inputs:
+        inputs, after = needs(run.plan.graph, step)
+        for parent in inputs:
             result = run.results.get(parent)
             if result is not None and result.status in ("failed", "skipped"):
                 return _not_run(step, f"{parent} {result.status}")
-        for parent in step.after:
+        for parent in after:
             result = run.results.get(parent)
             passed = result.has_passed if result is not None else self.maker.has_passed(run.plan, parent)
             if not passed:
@@ -240,7 +241,8 @@ class Runner:
             with storage_errors(draft.folder):
                 made = self._call(job)
             self.maker.check_unchanged(run.plan, step)
-            is_reproducible = made.reproducible and all(v.reproducible for v in job.versions.values())
+            read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
+            is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
         return version, made.notes
 

@@ -1,17 +1,31 @@
-"""The order in which steps become ready: each after all that it reads and waits for."""
+"""The order in which steps become ready: each after all that it reads and waits for.
+
+A view, or a source in place, is part of its readers: they wait for what it reads and waits for.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
 
-from treadle.step import Step
+from treadle.step import Graph, Step
+
+
+def needs(graph: Graph, step: Step) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of the steps that a step reads, through views too, and of those that must have passed before."""
+    inputs, after = list(step.inputs), list(step.after)
+    for parent in step.inputs:
+        if graph[parent].is_inline:
+            more_inputs, more_after = needs(graph, graph[parent])
+            inputs += more_inputs
+            after += more_after
+    return tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(after))
 
 
 class Schedule:
     """Steps that wait, and those that are ready, in the order of the plan."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, graph: Graph, steps: Sequence[Step]) -> None:
         self._steps = {step.id: step for step in steps}
         self._rank = {step.id: n for n, step in enumerate(steps)}
         self._readers: dict[str, list[str]] = {step.id: [] for step in steps}
@@ -19,7 +33,8 @@ class Schedule:
         self._ready: list[int] = []
         self._order = list(steps)
         for step in steps:
-            self._waits[step.id] = {p for p in (*step.inputs, *step.after) if p in self._steps}
+            inputs, after = needs(graph, step)
+            self._waits[step.id] = {parent for parent in (*inputs, *after) if parent in self._steps}
             for parent in self._waits[step.id]:
                 self._readers[parent].append(step.id)
             if not self._waits[step.id]:

@@ -21,7 +21,6 @@ from typing import Any
 
 from treadle.errors import Problem, StepError
 
-
 _ENVIRONMENT = {
     # Threads that wait for others give their core away: spinning made small fits on a busy machine 17 times slower.
     "OMP_WAIT_POLICY": "PASSIVE",

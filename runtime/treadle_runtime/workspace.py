@@ -24,15 +24,16 @@ from treadle.events import Outcome as RunStatus
 from treadle.plan import Champion, Known, Plan, make_plan
 from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
-from treadle_runtime import catalog, sources
-from treadle_runtime.handle import StepHandle
-from treadle_runtime.jobs import JobMaker
+from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.state import Candidate, State
 from treadle_runtime.store import Store, Version, storage_errors
 from treadle_runtime.training import parameters
 
+# Listing and planning must stay fast: what brings DuckDB, polars or Arrow is imported where it is used.
 if TYPE_CHECKING:
+    from treadle_runtime.handle import StepHandle
+    from treadle_runtime.jobs import JobMaker
     from treadle_runtime.runner import Run
     from treadle_runtime.sources import Observed
 
@@ -232,6 +233,8 @@ class Workspace:
 
     def jobs(self) -> JobMaker:
         """Return what makes jobs of this project's steps."""
+        from treadle_runtime.jobs import JobMaker
+
         return JobMaker(self.root, self.store, self.registry, self.observed, self.project.python)
 
     def build(
@@ -335,6 +338,8 @@ class Workspace:
 
     def write_catalog(self, plan: Plan) -> None:
         """Bring the environment's catalog up to its map: a view for each feature and loaded source."""
+        from treadle_runtime import catalog
+
         published = self.state.environment(plan.graph.environment)
         views: dict[str, Version | str] = {}
         for step in plan.graph:
@@ -365,6 +370,8 @@ class Workspace:
                     Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them")
                 )
             name = found[0]
+        from treadle_runtime.handle import StepHandle
+
         return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
 
 

@@ -34,8 +34,8 @@ def init(name: str, template: str, data: Path | None, label: str | None, time: s
       treadle init churn --from orders.csv --label churned --time ts --entity customer_id
     """
     from treadle.errors import Problem, UsageError
-    from treadle_scaffold import init as write_template
-    from treadle_scaffold import init_from
+    from treadle_scaffold.from_data import init_from
+    from treadle_scaffold.template import init as write_template
 
     target = Path(name)
     if data is None:
@@ -71,7 +71,7 @@ def new(kind: str, name: str, python: bool, folder: Path) -> None:
       treadle new test no_orders_from_the_future
     """
     from treadle.project import find_root
-    from treadle_scaffold import new as write_piece
+    from treadle_scaffold.piece import new as write_piece
 
     root = find_root(folder)
     path = write_piece(root, kind, name, python=python)

@@ -233,7 +233,7 @@ def mutate(rng: random.Random, text: str) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(5))
 def test_any_edit_gives_a_graph_or_errors_in_the_usual_form(
     block: int, good: Files, write_project: WriteProject
 ) -> None:

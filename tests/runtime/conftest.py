@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from treadle.cli import main
 from treadle.errors import Problem
 from treadle.events import Event
 from treadle.plan import Plan
@@ -139,6 +142,24 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """What a command printed, and its exit code."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def checked(self, code: int) -> Printed:
+        assert self.code == code, f"exit code {self.code}\n{self.stdout}\n{self.stderr}"
+        return self
+
+
+def _communicate(process: subprocess.Popen[str], answers: str) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(answers, timeout=WAIT_S)
+    return process.returncode, stdout, stderr
+
+
+@dataclass(frozen=True)
 class ProjectFolder:
     """A project in a folder of its own."""
 
@@ -175,12 +196,22 @@ class ProjectFolder:
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(command, cwd=self.root, text=True, **options)
 
-    def treadle(self, *arguments: str, code: int = 0, answers: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command and check how it ends; `answers` is what is typed."""
+    def treadle(self, *arguments: str, code: int = 0, answers: str = "") -> Printed:
+        """Run a command in this process, as its front door does, and check how it ends; `answers` is what is typed."""
+        stdout, stderr = io.StringIO(), io.StringIO()
+        given, command = sys.stdin, sys.argv
+        try:
+            sys.stdin, sys.argv = io.StringIO(answers), ["treadle", *arguments]
+            with chdir(self.root), redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as end:
+                main(list(arguments))
+        finally:
+            sys.stdin, sys.argv = given, command
+        return Printed(int(end.value.code or 0), stdout.getvalue(), stderr.getvalue()).checked(code)
+
+    def run(self, *arguments: str, code: int = 0, answers: str = "") -> Printed:
+        """Run a command in a process of its own, and check how it ends."""
         process = self.start(*arguments, stdin=subprocess.PIPE)
-        stdout, stderr = process.communicate(answers, timeout=WAIT_S)
-        assert process.returncode == code, f"exit code {process.returncode}\n{stdout}\n{stderr}"
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return Printed(*_communicate(process, answers)).checked(code)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.treadle(*arguments, "--json", code=code).stdout)

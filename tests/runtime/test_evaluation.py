@@ -513,7 +513,7 @@ def test_champion_gate_is_judged_on_the_same_test_rows() -> None:
     [
         ({"overlap": 12}, "the champion trees@3 was trained on 12 of the test rows"),
         ({"overlap": None}, "on which rows the champion trees@3 was trained is not known"),
-        ({"why": "the dataset lacks its inputs a"}, "the champion trees@3 cannot be scored on the test rows: the dataset lacks its inputs a"),  # noqa: E501
+        ({"why": "the dataset lacks its inputs a"}, "the champion trees@3 cannot be scored on the test rows: the dataset lacks its inputs a"),
         ({"metrics": {}}, "the champion trees@3 has no roc_auc on the test rows"),
     ],
 )  # fmt: skip

@@ -94,9 +94,25 @@ def test_missing_key_column_is_an_error(make_project: MakeProject) -> None:
 
 
 def test_reads_types_that_parquet_bends(make_project: MakeProject) -> None:
-    wide = {"features/wide.sql": "select 'a' as user, 170141183460469231731687303715884105 as h, interval 3 hours as i"}
-    body = 'return wide.select("user", t=pl.lit(str(wide.collect_schema()["h"])))'
+    """A HUGEINT is stored as a decimal and cast back; what the function sees is a number all the same."""
+    wide = {"features/wide.sql": "select 'a' as user, 170141183460469231731687::hugeint as h, 'x'::enum('x', 'y') as e"}
+    body = 'return wide.select("user", (pl.col("h") - 1).cast(pl.String).alias("h"), pl.col("e").cast(pl.String))'
     project = make_project("features", wide, feature(body, "wide: pl.LazyFrame"))
+    done = build_one(project)
+    assert not done.problems
+    with project.open() as workspace:
+        [row] = workspace.step("made").table().to_pylist()
+    assert row["e"] == "x"
+    assert float(row["h"]) == pytest.approx(1.70141183460469231731686e23)
+
+
+def test_type_that_polars_cannot_read_is_an_error(make_project: MakeProject) -> None:
+    wide = {"features/wide.sql": "select 'a' as user, interval 3 hours as i"}
+    project = make_project("features", wide, feature('return wide.select("user")', "wide: pl.LazyFrame"))
+    problem = build_one(project).problems["made"]
+    assert (problem.code, problem.why) == ("TR712", "i (month_day_nano_interval)")
+    project.edit("features/made.py", "wide: pl.LazyFrame", "wide: pa.Table")
+    project.edit("features/made.py", 'select("user")', 'select(["user"])')
     assert not build_one(project).problems
 
 

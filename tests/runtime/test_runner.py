@@ -121,6 +121,25 @@ def test_wrong_selection_makes_no_run(make_project: MakeProject) -> None:
     assert project.json("runs") == []
 
 
+def test_failure_holds_back_readers_through_a_view(make_project: MakeProject) -> None:
+    view = {
+        "features/view.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('broken') }}",
+        "features/on_view.sql": "select * from {{ ref('view') }}",
+    }
+    done = make_project("features", BROKEN, view).build()
+    assert done.of("failed") == {"broken"}
+    assert done.of("skipped") == {"on_broken", "on_view"}
+
+
+def test_failing_test_holds_back_readers_through_a_view(make_project: MakeProject) -> None:
+    files = {
+        "tests/none.sql": "select * from {{ ref('orders') }}",
+        "features/view.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('orders') }}",
+        "features/on_view.sql": "select * from {{ ref('view') }}",
+    }
+    assert make_project("features", files).build().of("skipped") == {"spend", "on_view"}
+
+
 # parallel
 
 
@@ -161,7 +180,8 @@ def test_step_that_wants_more_threads_than_there_are_runs_alone(make_project: Ma
 def test_what_stands_on_an_unreproducible_step_is_unreproducible(make_project: MakeProject) -> None:
     files = {
         "features/wide.sql": "{{ config(threads=2) }}\nselect * from {{ ref('orders') }}",
-        "features/above.sql": "select user from {{ ref('wide') }}",
+        "features/between.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('wide') }}",
+        "features/above.sql": "select user from {{ ref('between') }}",
     }
     project = make_project("features", files)
     project.build()

@@ -14,10 +14,11 @@ from treadle.errors import UsageError
 from treadle.graph import compile_graph
 from treadle.project import read_project
 from treadle_runtime.workspace import Workspace
-from treadle_scaffold import init, init_from, new
 from treadle_scaffold.folder import to_identifier
+from treadle_scaffold.from_data import init_from
 from treadle_scaffold.parts import to_duration
-from treadle_scaffold.template import TEMPLATES
+from treadle_scaffold.piece import new
+from treadle_scaffold.template import TEMPLATES, init
 
 ORDERS = "Order ID,customer_id,ts,amount,channel,order,remark,churned"
 

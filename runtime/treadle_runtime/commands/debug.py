@@ -53,12 +53,13 @@ def debug(folder: Path, environment: str | None, variables: str | None, as_json:
                 check("state", lambda: f"{workspace.folder / 'state.db'}, {len(workspace.state.runs(1000))} runs")
                 check("sources", lambda: f"{len(workspace.observed)} found")
                 check("store", lambda: f"{workspace.folder / 'store'}, {len(workspace.store.fingerprints())} versions")
+    code = max((error.exit_code for error in errors), default=0)
     if as_json:
         rows = [{"status": status, "check": what, "found": found} for status, what, found in checks]
         print_json(
             {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "checks": rows}
         )
-        return int(bool(errors))
+        return code
     click.echo(f"python {sys.version.split()[0]} at {sys.executable}, {platform.platform()}")
     for line in to_lines(list(versions.items())):
         click.echo(line)
@@ -66,4 +67,4 @@ def debug(folder: Path, environment: str | None, variables: str | None, as_json:
         click.echo(line)
     for problem in (problem for error in errors for problem in error.problems):
         print_problem(problem)
-    return 2 if errors else 0
+    return code
