@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points, version
@@ -65,7 +66,10 @@ def treadle(ctx: click.Context, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 something ran and failed, 2 wrong usage or project, 130 interrupted."""
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 something ran and failed, 2 wrong usage or project, 130 interrupted, 141 nobody reads on.
+    """
     if sys.platform == "win32":
         print("Treadle runs on Linux and macOS; on Windows use it inside WSL", file=sys.stderr)
         sys.exit(2)
@@ -86,7 +90,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # The reader of our output has gone, as in `treadle list | head`: there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(128 + signal.SIGPIPE)
     sys.exit(code if isinstance(code, int) else 0)
 
 

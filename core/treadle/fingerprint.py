@@ -64,6 +64,8 @@ def identify(
     components |= {f"input:{parent}": inputs[parent] for parent in step.inputs}
     components |= {f"with:{name}": installed_version(name) for name in step.distributions}
     if step.function is not None:
+        # Where the code cannot be resolved its parts are the whole project's: this tells two functions of it apart.
+        components["function"] = f"{step.function.path}:{step.function.name}"
         components["with:python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
     if step.kind == "source":
         components["parts"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -28,9 +28,7 @@ Op = Literal[">=", "<=", ">", "<"]
 Reference = Literal["champion", "baseline", ""]
 
 _REFERENCES: tuple[Reference, ...] = ("champion", "baseline", "")
-_TOKEN = re.compile(
-    r"(?P<number>(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>=|<=|[-><+*.()])"
-)
+_TOKEN = re.compile(r"(?P<number>(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>=|<=|[-><+*.()])")
 
 
 class GateError(ValueError):
@@ -111,9 +109,7 @@ class Gate:
             total += term.coefficient * value
         return total
 
-    def holds(
-        self, value: float | None, champion: float | None = None, baseline: float | None = None
-    ) -> bool:
+    def holds(self, value: float | None, champion: float | None = None, baseline: float | None = None) -> bool:
         """Return whether `value` meets the gate; an undefined value (None, NaN) never does.
 
         Raises:

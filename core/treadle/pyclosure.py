@@ -142,9 +142,7 @@ class _Closure:
 
     def _reach_subclasses(self) -> None:
         modules = [self.sources.module(path) for path in list(self.atoms)]
-        classes = [
-            (module, base) for module in modules for atom in module.atoms for base in atom.reading.classes
-        ]
+        classes = [(module, base) for module in modules for atom in module.atoms for base in atom.reading.classes]
         self.every_class |= any(base.hooks for _, base in classes)
         for module, base in classes:
             targets = (t for use in base.bases for t in self.sources.resolve(use, module.path))
@@ -235,9 +233,7 @@ def _read_unread_imports(sources: Sources, module: Module) -> frozenset[str]:
 
 def _read_outside(sources: Sources, module: Module) -> frozenset[str]:
     """Return every outside module that a file imports anywhere."""
-    aliases = [
-        a for atom in module.atoms for a in (*atom.reading.aliases, *(i for i, _ in atom.reading.imports))
-    ]
+    aliases = [a for atom in module.atoms for a in (*atom.reading.aliases, *(i for i, _ in atom.reading.imports))]
     return frozenset(filter(None, (sources.external_module(alias, module.path) for alias in aliases)))
 
 
@@ -251,10 +247,7 @@ def _has_import_effect(sources: Sources, path: str, *, classes: bool) -> bool:
             other = pending.pop()
             facts = _read_import(sources, other)
             effect = bool(facts.loud) or (
-                classes
-                and any(
-                    base.has_bases for atom in sources.module(other).atoms for base in atom.reading.classes
-                )
+                classes and any(base.has_bases for atom in sources.module(other).atoms for base in atom.reading.classes)
             )
             pending += [path for path in facts.paths if path not in seen]
             seen.update(facts.paths)

@@ -121,9 +121,7 @@ def _find_unimported(module: Module) -> Iterator[Problem]:
                 )
 
 
-def _check_node(
-    module: Module, node: Definition | ast.ClassDef, decorators: list[ast.expr]
-) -> Iterator[Problem]:
+def _check_node(module: Module, node: Definition | ast.ClassDef, decorators: list[ast.expr]) -> Iterator[Problem]:
     marker = module.to_marker(decorators[0])
     why = fix = ""
     if isinstance(node, ast.ClassDef):
@@ -165,9 +163,7 @@ def _check_parameters(module: Module, function: ast.FunctionDef) -> Iterator[Pro
         return Problem("TR302", what, _locate(module, arg), why, fix=fix)
 
     for arg in args.posonlyargs:
-        yield refuse(
-            arg, "it stands before a /: tables are passed by name", "remove the / from the parameters"
-        )
+        yield refuse(arg, "it stands before a /: tables are passed by name", "remove the / from the parameters")
     for extra, stars in ((args.vararg, "*"), (args.kwarg, "**")):
         if extra is not None:
             why = f"{stars}{extra.arg} takes whatever is passed"
@@ -175,16 +171,12 @@ def _check_parameters(module: Module, function: ast.FunctionDef) -> Iterator[Pro
     plain = [*args.posonlyargs, *args.args]
     defaults = [*zip(plain[len(plain) - len(args.defaults) :], args.defaults, strict=True)]
     defaults += [
-        (arg, value)
-        for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True)
-        if value is not None
+        (arg, value) for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True) if value is not None
     ]
     for arg, value in defaults:
         text = ast.get_source_segment(module.text, value) or ""
         fix = "remove it; write a constant at the top of the file, and read it there"
-        yield refuse(
-            arg, f"it has the default value {text}".rstrip() + ": a parameter is a table that is read", fix
-        )
+        yield refuse(arg, f"it has the default value {text}".rstrip() + ": a parameter is a table that is read", fix)
 
 
 def _read_arguments(module: Module, decorator: ast.expr) -> tuple[dict[str, JSON], list[Problem]]:
@@ -232,9 +224,7 @@ def _to_json(value: object) -> JSON:
     raise ValueError
 
 
-def _to_function(
-    module: Module, node: ast.FunctionDef, decorator: ast.expr, arguments: Mapping[str, JSON]
-) -> Function:
+def _to_function(module: Module, node: ast.FunctionDef, decorator: ast.expr, arguments: Mapping[str, JSON]) -> Function:
     parameters = to_parameters(node.args)
     annotations = {arg.arg: _unparse(arg.annotation) for arg in parameters}
     return Function(

@@ -14,9 +14,7 @@ _BY_NAME = "looks a name up that is only known when it runs"
 _RUNS_TEXT = "runs code that stands in no file of the project"
 _LOADS = "loads code that is only known when it runs"
 _PROGRAM = "runs another program, which can run code of the project"
-_EXEC = tuple(
-    f"os.{verb}{form}" for verb in ("exec", "spawn") for form in ("l", "v", "le", "ve", "lp", "vp", "vpe")
-)
+_EXEC = tuple(f"os.{verb}{form}" for verb in ("exec", "spawn") for form in ("l", "v", "le", "ve", "lp", "vp", "vpe"))
 
 _UNKNOWN_BUILTINS = {
     **dict.fromkeys(("exec", "eval", "compile"), _RUNS_TEXT),
@@ -24,21 +22,13 @@ _UNKNOWN_BUILTINS = {
     "__import__": _LOADS,
 }
 _UNKNOWN = {
-    **dict.fromkeys(
-        ("builtins", "importlib", "imp", "runpy", "pkgutil", "zipimport", "code", "codeop", "gc"), _LOADS
-    ),
-    **dict.fromkeys(
-        ("pickle.load", "pickle.loads", "pickle.Unpickler", "dill", "cloudpickle", "marshal"), _LOADS
-    ),
+    **dict.fromkeys(("builtins", "importlib", "imp", "runpy", "pkgutil", "zipimport", "code", "codeop", "gc"), _LOADS),
+    **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler", "dill", "cloudpickle", "marshal"), _LOADS),
     **dict.fromkeys(("shelve", "joblib.load", "torch.load", "pandas.read_pickle", "pydoc.locate"), _LOADS),
     **dict.fromkeys(("types.FunctionType", "types.CodeType", "types.ModuleType"), _RUNS_TEXT),
-    **dict.fromkeys(
-        ("sys.modules", "sys._getframe", "sys.meta_path", "sys.path_hooks", "sys.settrace"), _BY_NAME
-    ),
+    **dict.fromkeys(("sys.modules", "sys._getframe", "sys.meta_path", "sys.path_hooks", "sys.settrace"), _BY_NAME),
     **dict.fromkeys(("inspect.currentframe", "inspect.stack", "inspect.getmodule"), _BY_NAME),
-    **dict.fromkeys(
-        ("subprocess", "os.system", "os.popen", "os.fork", "os.startfile", "pty", *_EXEC), _PROGRAM
-    ),
+    **dict.fromkeys(("subprocess", "os.system", "os.popen", "os.fork", "os.startfile", "pty", *_EXEC), _PROGRAM),
 }
 _KNOWN = ("importlib.resources", "importlib.metadata", "importlib.abc")
 _SOURCE_READERS = frozenset(
@@ -55,14 +45,10 @@ _SOURCE_READERS = frozenset(
     }
 )
 _UNKNOWN_ATTRIBUTES = {
-    **dict.fromkeys(
-        ("__globals__", "__builtins__", "f_globals", "f_locals", "f_back", "__loader__"), _BY_NAME
-    ),
+    **dict.fromkeys(("__globals__", "__builtins__", "f_globals", "f_locals", "f_back", "__loader__"), _BY_NAME),
     **dict.fromkeys(("__code__", "__reduce__", "__reduce_ex__", "__closure__"), _RUNS_TEXT),
 }
-_SOURCE_NAMES = frozenset(
-    {"__doc__", "__annotations__", "__signature__", "co_firstlineno", "tb_lineno", "f_lineno"}
-)
+_SOURCE_NAMES = frozenset({"__doc__", "__annotations__", "__signature__", "co_firstlineno", "tb_lineno", "f_lineno"})
 _ACCESSORS = ("operator.attrgetter", "operator.methodcaller")
 
 

@@ -64,9 +64,7 @@ _QUIET_MODULES = frozenset(
         *("warnings", "sys", "platform", "treadle", "pydantic"),
     }
 )
-_LOUD_PARTS = frozenset(
-    {"random", "Config", "api", "register", "reduce", "simplefilter", "filterwarnings", "environ"}
-)
+_LOUD_PARTS = frozenset({"random", "Config", "api", "register", "reduce", "simplefilter", "filterwarnings", "environ"})
 _MAX_DEPTH = 5
 
 
@@ -118,14 +116,7 @@ def _is_loud(sources: Sources, module: Module, node: ast.AST, depth: int = 0) ->
         return not all(_is_quiet_decorator(sources, module, d, depth) for d in node.decorator_list)
     return isinstance(
         node,
-        ast.AugAssign
-        | ast.Raise
-        | ast.Assert
-        | ast.With
-        | ast.AsyncWith
-        | ast.Await
-        | ast.Yield
-        | ast.Global,
+        ast.AugAssign | ast.Raise | ast.Assert | ast.With | ast.AsyncWith | ast.Await | ast.Yield | ast.Global,
     )
 
 
@@ -185,9 +176,7 @@ def _is_quiet_function(sources: Sources, module: Module, use: Use, nested: int, 
             return False
         place = sources.module(target.path)
         atoms += [(place, atom) for atom in sources.atoms_of(target) if not atom.reading.aliases]
-    return bool(atoms) and all(
-        _is_quiet_atom(sources, place, atom, nested, depth + 1) for place, atom in atoms
-    )
+    return bool(atoms) and all(_is_quiet_atom(sources, place, atom, nested, depth + 1) for place, atom in atoms)
 
 
 def _is_quiet_atom(sources: Sources, module: Module, atom: Atom, nested: int, depth: int) -> bool:
@@ -210,20 +199,14 @@ def _is_quiet_body(
     outer: frozenset[str],
 ) -> bool:
     names = {arg.arg for arg in to_parameters(function.args)} | outer
-    names |= {
-        n.id
-        for n in _executed(list(function.body))
-        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    names |= {n.id for n in _executed(list(function.body)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     names |= {node.name for node in function.body if isinstance(node, Definition)}
     local = frozenset(names)
     for statement in function.body:
         if isinstance(statement, ast.FunctionDef):
             if nested and not _is_quiet_body(sources, module, statement, nested - 1, depth, local):
                 return False
-        elif not is_noop(statement) and not isinstance(
-            statement, ast.Return | ast.Assign | ast.AnnAssign | ast.If
-        ):
+        elif not is_noop(statement) and not isinstance(statement, ast.Return | ast.Assign | ast.AnnAssign | ast.If):
             return False
         for node in _executed([statement]):
             chain = to_chain(node.func) if isinstance(node, ast.Call) else None

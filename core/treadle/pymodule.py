@@ -64,14 +64,10 @@ def _explained(path: str, text: str) -> Iterator[None]:
         raise ProjectError(_syntax_problem(path, text, error)) from error
     except (RecursionError, MemoryError) as error:
         why = "an expression in it is nested too deeply to be read"
-        raise _refuse(
-            path, why, "cut it into smaller parts, or read long lists of values from a file"
-        ) from error
+        raise _refuse(path, why, "cut it into smaller parts, or read long lists of values from a file") from error
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
-        raise _refuse(
-            path, "it holds characters that are no text", "save the file as UTF-8", line=line
-        ) from error
+        raise _refuse(path, "it holds characters that are no text", "save the file as UTF-8", line=line) from error
     except ValueError as error:
         line = text.count("\n", 0, max(text.find("\0"), 0)) + 1
         raise _refuse(path, "it holds a null byte", "save the file as UTF-8 text", line=line) from error
@@ -202,9 +198,7 @@ class Module:
             return None
         name, rest = chain
         if name not in self._imported:
-            treadle = any(
-                alias.module == "treadle" and not alias.level for alias in self._imported.get("*", ())
-            )
+            treadle = any(alias.module == "treadle" and not alias.level for alias in self._imported.get("*", ()))
             return name if treadle and not rest and name in MARKERS else None
         for alias in self._imported[name]:
             dotted = _to_dotted(alias, rest)
@@ -228,14 +222,8 @@ class Module:
     @functools.cached_property
     def _assigned(self) -> frozenset[str]:
         """The names that the module binds anywhere by anything but an import."""
-        names = {
-            node.id
-            for node in self.nodes
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-        }
-        return frozenset(
-            names | {node.name for node in self.nodes if isinstance(node, Definition | ast.ClassDef)}
-        )
+        names = {node.id for node in self.nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+        return frozenset(names | {node.name for node in self.nodes if isinstance(node, Definition | ast.ClassDef)})
 
     def _is_plain(self, decorator: ast.expr) -> bool:
         chain = to_chain(decorator.func if isinstance(decorator, ast.Call) else decorator)
@@ -243,10 +231,7 @@ class Module:
             return False
         if chain[0] in self._imported:
             return self._to_imported(*chain) in _PLAIN_DECORATORS
-        return (
-            chain[0] not in self._assigned
-            and ".".join(("builtins", chain[0], *chain[1])) in _PLAIN_DECORATORS
-        )
+        return chain[0] not in self._assigned and ".".join(("builtins", chain[0], *chain[1])) in _PLAIN_DECORATORS
 
     def _to_atoms(self) -> Iterator[Atom]:
         for node in self.tree.body:

@@ -75,9 +75,7 @@ class _Writer:
 
     def write(self, nodes: Iterable[ast.AST]) -> Iterator[str]:
         read_annotations = False
-        self.stack = [
-            (node, 0) for node in reversed(list(nodes)) if not (isinstance(node, ast.stmt) and is_noop(node))
-        ]
+        self.stack = [(node, 0) for node in reversed(list(nodes)) if not (isinstance(node, ast.stmt) and is_noop(node))]
         while self.stack:
             node, state = self.stack.pop()
             if isinstance(node, str):

@@ -190,9 +190,7 @@ class _Reader:
                 for alias, scope in self.imports
                 if scope is not self.root
             ),
-            dynamic=tuple(
-                Dynamic(line, self._receivers(expr, scope)) for line, expr, scope in self.receivers
-            ),
+            dynamic=tuple(Dynamic(line, self._receivers(expr, scope)) for line, expr, scope in self.receivers),
             attributes=self.attributes,
             texts=self.texts,
             classes=tuple(self._to_base(node) for node, _ in self.classes),
@@ -210,9 +208,7 @@ class _Reader:
             yield Use(load.name, load.chain, load.line, alias, *facts)
 
     def _to_base(self, node: ast.ClassDef) -> Base:
-        chains = [
-            (to_chain(base.value if isinstance(base, ast.Subscript) else base), base) for base in node.bases
-        ]
+        chains = [(to_chain(base.value if isinstance(base, ast.Subscript) else base), base) for base in node.bases]
         hooks = any(keyword.arg == "metaclass" for keyword in node.keywords) or any(
             "__init_subclass__" in (getattr(item, "name", None), getattr(item, "id", None))
             for statement in node.body
@@ -285,9 +281,7 @@ class _Reader:
     def visit_attribute(self, node: ast.Attribute, scope: _Scope) -> None:
         self._visit_chain(node, scope, None)
 
-    def _visit_chain(
-        self, node: ast.expr, scope: _Scope, call: ast.Call | None, extra: Sequence[str] = ()
-    ) -> None:
+    def _visit_chain(self, node: ast.expr, scope: _Scope, call: ast.Call | None, extra: Sequence[str] = ()) -> None:
         chain: list[str] = []
         while isinstance(node, ast.Attribute):
             chain.append(node.attr)
@@ -301,12 +295,8 @@ class _Reader:
         load = _Load(node.id, tuple(chain), node.lineno, scope)
         if call is not None:
             count = len(call.args) + len(call.keywords)
-            first = (
-                call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "name"), None)
-            )
-            literal = (
-                first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
-            )
+            first = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "name"), None)
+            literal = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
             load = _Load(node.id, tuple(chain), node.lineno, scope, True, count, literal)
         self.loads.append(load)
 
@@ -327,11 +317,7 @@ class _Reader:
         self._push(node.keywords, scope)
 
     def visit_constant(self, node: ast.Constant, scope: _Scope) -> None:
-        if (
-            isinstance(node.value, str)
-            and "." in node.value
-            and (".py" in node.value or _DOTTED.fullmatch(node.value))
-        ):
+        if isinstance(node.value, str) and "." in node.value and (".py" in node.value or _DOTTED.fullmatch(node.value)):
             self.texts.setdefault(node.value, node.lineno)
 
     def visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: _Scope) -> None:
@@ -414,9 +400,7 @@ class _Reader:
             self.imports.append((alias, scope))
 
     def visit_named(self, node: ast.AST, scope: _Scope) -> None:
-        name = (
-            getattr(node, "rest", None) if isinstance(node, ast.MatchMapping) else getattr(node, "name", None)
-        )
+        name = getattr(node, "rest", None) if isinstance(node, ast.MatchMapping) else getattr(node, "name", None)
         if isinstance(name, str):
             self._bind(name, scope, getattr(node, "lineno", 0))
         self._push(ast.iter_child_nodes(node), scope)

@@ -96,11 +96,7 @@ class Sources:
 
     def paths_below(self, stem: str) -> list[str]:
         """Return the file of a stem and every file below it."""
-        return [
-            path
-            for other, path in self._stems.items()
-            if path and (other == stem or other.startswith(stem + "/"))
-        ]
+        return [path for other, path in self._stems.items() if path and (other == stem or other.startswith(stem + "/"))]
 
     def find(self, module: str, level: int, path: str) -> tuple[str, ...]:
         """Return the stems that a module can stand for when `path` imports it, with `level` leading dots."""
@@ -172,9 +168,7 @@ class Sources:
             if not name.startswith("__"):
                 yield from self._follow_star(alias, (name, *chain), path, seen)
 
-    def _follow_star(
-        self, alias: Alias, chain: tuple[str, ...], path: str, seen: set[object]
-    ) -> Iterator[Target]:
+    def _follow_star(self, alias: Alias, chain: tuple[str, ...], path: str, seen: set[object]) -> Iterator[Target]:
         found = False
         for target in self._follow(alias, chain, path, seen):
             found = True

@@ -163,7 +163,7 @@ def _syntax_problem(error: yaml.YAMLError, document: Document) -> Problem:
 def _is_tab(document: Document, mark: Any) -> bool:
     if mark is None or mark.line >= len(document.lines):
         return False
-    return document.lines[mark.line][mark.column : mark.column + 1] == "\t"
+    return bool(document.lines[mark.line][mark.column : mark.column + 1] == "\t")
 
 
 def _check_depth(text: str, document: Document) -> None:

@@ -122,9 +122,7 @@ def _is_current(stamp: _Stamp | None, store: str, wanted: Mapping[str, str]) -> 
 # changing the copy
 
 
-def _change(
-    work: Path, old: Path, stamp: _Stamp | None, views: Mapping[str, Version | str], store: str
-) -> None:
+def _change(work: Path, old: Path, stamp: _Stamp | None, views: Mapping[str, Version | str], store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
     if stamp is not None:

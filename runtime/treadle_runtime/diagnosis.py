@@ -27,9 +27,7 @@ _PREFIX = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 _MAX_TEXT = 80
 
 
-def explain(
-    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
-) -> Problem:
+def explain(con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path) -> Problem:
     """Return what is wrong with a source's file.
 
     Args:
@@ -48,9 +46,7 @@ def explain(
     return _general(message, observed, root)
 
 
-def _explain_csv(
-    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
-) -> Problem:
+def _explain_csv(con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path) -> Problem:
     for part, file in zip(observed.parts, observed.files(root), strict=True):
         if bad := _find_bad_text(file):
             fix = f"save it as UTF-8, as in: iconv -f latin1 -t utf-8 {part.path}"
@@ -97,9 +93,7 @@ def _parse_again(con: Connection, config: Mapping[str, Any], observed: Observed,
     return ""
 
 
-def _explain_json(
-    con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path
-) -> Problem:
+def _explain_json(con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path) -> Problem:
     for part, file in zip(observed.parts, observed.files(root), strict=True):
         with suppress(OSError), open_file(file) as stream:
             for number, line in enumerate(stream, start=1):
@@ -127,11 +121,7 @@ def _json_problem(line: bytes) -> str:
         return "the line is not UTF-8 text"
     except json.JSONDecodeError as error:
         return f"{error.msg[0].lower()}{error.msg[1:]}, at character {error.pos + 1}"
-    return (
-        ""
-        if isinstance(value, dict)
-        else f"the line holds a {_JSON_NAMES.get(type(value), 'value')}, not an object"
-    )
+    return "" if isinstance(value, dict) else f"the line holds a {_JSON_NAMES.get(type(value), 'value')}, not an object"
 
 
 _JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}

@@ -18,9 +18,7 @@ from treadle_runtime.disk import storage_errors
 
 
 @contextmanager
-def hold_lock(
-    path: Path, *, owner: str = "treadle", on_wait: Callable[[str], None] | None = None
-) -> Generator[None]:
+def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], None] | None = None) -> Generator[None]:
     """Hold an exclusive lock; wait while another process or thread holds it.
 
     The kernel frees the lock when the process ends. A program started meanwhile does not inherit it.

@@ -125,9 +125,7 @@ def _columns_of_each(
     if config["format"] == "csv":
         options = config.get("csv") or {}
         dialect = read_dialect(options, files[0][1])
-        queries = [
-            csv_sql([escape_glob(str(file))], dialect, options, sample_size=_HEAD_ROWS) for _, file in files
-        ]
+        queries = [csv_sql([escape_glob(str(file))], dialect, options, sample_size=_HEAD_ROWS) for _, file in files]
     else:
         form = "select * from read_parquet([{}], hive_partitioning=false)"
         queries = [form.format(quote_text(escape_glob(str(file)))) for _, file in files]
@@ -144,9 +142,7 @@ def _check_same(name: str, columns: Mapping[str, Sequence[str]]) -> None:
             parts += [f"has {_quoted(extra)} besides"] if extra else []
             why = f"{path} {' and '.join(parts)}, compared with {first}"
             fix = "give all its files the same columns, or make two sources of them"
-            raise StepError(
-                Problem("TR713", f'the files of source "{name}" differ in their columns', why=why, fix=fix)
-            )
+            raise StepError(Problem("TR713", f'the files of source "{name}" differ in their columns', why=why, fix=fix))
 
 
 def _check_declared(name: str, declared: Iterable[str], columns: Sequence[str]) -> None:
@@ -156,9 +152,7 @@ def _check_declared(name: str, declared: Iterable[str], columns: Sequence[str]) 
             what = f'source "{name}" has no column "{column}", whose type is declared'
             shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
             problems.append(
-                Problem(
-                    "TR706", what, why=f"its columns: {shown}", suggestion=close_match(column, columns) or ""
-                )
+                Problem("TR706", what, why=f"its columns: {shown}", suggestion=close_match(column, columns) or "")
             )
     if problems:
         raise StepError(problems)
@@ -170,9 +164,7 @@ def _json_sql(con: Connection, observed: Observed, root: Path, declared: Mapping
     if not files and not declared:
         raise StepError(_no_data(observed, "declare its columns, and it may be empty"))
     if not files:
-        nulls = ", ".join(
-            f"cast(NULL as {parse_type(kind)}) as {quote_name(name)}" for name, kind in declared.items()
-        )
+        nulls = ", ".join(f"cast(NULL as {parse_type(kind)}) as {quote_name(name)}" for name, kind in declared.items())
         return f"select {nulls} where false"
     patterns = [escape_glob(str(file)) for _, file in files]
     if not declared:
@@ -197,9 +189,7 @@ def _attach(con: Connection, config: Mapping[str, Any], observed: Observed, root
         what = f'source "{observed.name}" {has}'
         why = f"{observed.parts[0].path} holds {', '.join(tables) or 'no tables'}"
         fix = "name one of them as `table`" if tables else "name another file as `path`"
-        raise StepError(
-            Problem("TR713", what, why=why, suggestion=close_match(wanted, tables) or "", fix=fix)
-        )
+        raise StepError(Problem("TR713", what, why=why, suggestion=close_match(wanted, tables) or "", fix=fix))
     return ".".join(quote_name(part) for part in (alias, *tables[wanted]))
 
 

@@ -107,9 +107,7 @@ class Registry:
             found.setdefault(pipeline, {})[alias] = number
         return found
 
-    def promote(
-        self, pipeline: str, which: int | str = "candidate", *, env: str, force: bool = False
-    ) -> ModelVersion:
+    def promote(self, pipeline: str, which: int | str = "candidate", *, env: str, force: bool = False) -> ModelVersion:
         """Make a version the champion of an environment.
 
         Args:

@@ -131,9 +131,7 @@ def observe(
     paths: dict[str, None] = {}
     for pattern in config["paths"]:
         matches = _expand(pattern, root)
-        problems = [
-            p for path in matches or [pattern] if (p := _check_place(name, path, root, allowed, where))
-        ]
+        problems = [p for path in matches or [pattern] if (p := _check_place(name, path, root, allowed, where))]
         if problems:
             raise ProjectError(problems)
         if not matches:
@@ -146,9 +144,7 @@ def observe(
     except OSError as error:
         why = f"{error.filename}: {error.strerror}"
         fix = "check the file's permissions"
-        raise ProjectError(
-            Problem("TR713", f'source "{name}" cannot be read', where, why, fix=fix)
-        ) from error
+        raise ProjectError(Problem("TR713", f'source "{name}" cannot be read', where, why, fix=fix)) from error
 
 
 def check_unchanged(observed: Observed, root: Path) -> None:
@@ -164,9 +160,7 @@ def check_unchanged(observed: Observed, root: Path) -> None:
         try:
             is_same = _to_part(part.path, os.stat(root / part.path), part.digest) == part
             if not is_same and _hash(part.path, root).digest != part.digest:
-                problems.append(
-                    _changed(part.path, "its content is not what it was when the run was planned")
-                )
+                problems.append(_changed(part.path, "its content is not what it was when the run was planned"))
         except OSError as error:
             problems.append(_changed(part.path, error.strerror or str(error)))
     if observed.format == "duckdb" and len(observed.parts) == 1:
@@ -203,9 +197,7 @@ def _database_files(name: str, paths: list[str], root: Path, where: Location | N
     return [paths[0], wal] if (root / wal).is_file() else paths
 
 
-def _check_place(
-    name: str, path: str, root: Path, allowed: Sequence[Path], where: Location | None
-) -> Problem | None:
+def _check_place(name: str, path: str, root: Path, allowed: Sequence[Path], where: Location | None) -> Problem | None:
     target = Path(os.path.realpath(root / path))
     if not any(target.is_relative_to(folder) for folder in allowed):
         leads = f"{path} leads to {target}" if str(target) != path else path
@@ -246,9 +238,7 @@ def _enumerate(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _digest(
-    paths: Sequence[str], root: Path, state: State | None, now_ns: Callable[[], int]
-) -> tuple[SourcePart, ...]:
+def _digest(paths: Sequence[str], root: Path, state: State | None, now_ns: Callable[[], int]) -> tuple[SourcePart, ...]:
     known = state.source_parts(paths) if state else {}
     parts, fresh = [], []
     for path in paths:

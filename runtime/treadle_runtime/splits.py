@@ -142,9 +142,7 @@ def from_iso(text: str) -> int:
 def _read_rows(table: pa.Table, roles: Mapping[str, Any]) -> _Rows:
     everyone = np.ones(table.num_rows, bool)
     at, has_at = _read_times(table, "_at") if roles.get("at") else (None, everyone)
-    known_at, is_known = (
-        _read_times(table, "_label_known_at") if roles.get("label_known_at") else (None, everyone)
-    )
+    known_at, is_known = _read_times(table, "_label_known_at") if roles.get("label_known_at") else (None, everyone)
     labelled = _is_valid(table.column("_label")) if roles.get("label") is not None else everyone
     parts = np.full(table.num_rows, TRAIN, np.int8)
     return _Rows(at, has_at, known_at, is_known, labelled, parts)
@@ -218,9 +216,7 @@ def _read_moment(text: str, name: str) -> int:
     except ValueError as error:
         why = f"{text!r} is no date and no moment: {error}"
         fix = "write it as 2013-11-01 or 2013-11-01T06:00:00Z"
-        raise StepError(
-            Problem("TR507", f"`{name}` of the split cannot be read", why=why, fix=fix)
-        ) from error
+        raise StepError(Problem("TR507", f"`{name}` of the split cannot be read", why=why, fix=fix)) from error
 
 
 def _is_date(text: str) -> bool:
@@ -252,9 +248,7 @@ def _assign_by_time(rows: _Rows, validation: int, test: int, gap: int) -> None:
         rows.drop(inside & (known >= end - gap), "in_gap")
 
 
-def _assign_by_hash(
-    rows: _Rows, table: pa.Table, roles: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
+def _assign_by_hash(rows: _Rows, table: pa.Table, roles: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     by_entity = config["by"] == "entity"
     names: list[str] = list(config.get("entity_columns") or ()) if by_entity else [str(roles["key"])]
     if by_entity:
@@ -318,9 +312,7 @@ def _check_parts(info: Mapping[str, Any], rows: _Rows) -> None:
         lines.append(f"{begins}, as_of is {bounds['as_of']}")
     if rows.at is not None and rows.has_at.any():
         times = rows.at[rows.has_at]
-        lines.append(
-            f"`at` of the dataset runs from {to_iso(int(times.min()))} to {to_iso(int(times.max()))}"
-        )
+        lines.append(f"`at` of the dataset runs from {to_iso(int(times.min()))} to {to_iso(int(times.max()))}")
     counts = [f"{count} {name}" for name, count in info["counts"].items()]
     lines.append(f"of {len(rows.parts)} rows: {', '.join(counts)}")
     lines += [f"left out, {REASONS[reason]}: {count}" for reason, count in info["left_out"].items()]

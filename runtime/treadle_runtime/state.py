@@ -480,15 +480,12 @@ class State(StateFile):
         """Remember files that were hashed."""
         with self.transaction() as con:
             con.executemany(
-                "INSERT OR REPLACE INTO source_parts"
-                " VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
+                "INSERT OR REPLACE INTO source_parts VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
                 [asdict(part) for part in parts],
             )
 
 
-def _changes(
-    old: Mapping[str, str], wanted: Mapping[str, str | None]
-) -> dict[str, tuple[str | None, str | None]]:
+def _changes(old: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, tuple[str | None, str | None]]:
     found = ((step, (old.get(step), after)) for step, after in sorted(wanted.items()))
     return {step: (before, after) for step, (before, after) in found if before != after}
 

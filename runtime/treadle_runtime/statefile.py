@@ -58,9 +58,7 @@ class StateFile:
         except OSError as error:
             raise _unusable(path, error.strerror or "it cannot be written") from error
         with self._errors():
-            self._con = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
+            self._con = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:

@@ -51,9 +51,7 @@ class Draft:
         self._fingerprint = fingerprint
         self._kind = kind
 
-    def publish(
-        self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True
-    ) -> Version:
+    def publish(self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
         If another process published the fingerprint first, its version stands and this one is dropped.

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 _DELIMITERS = (",", "\t", ";", "|")
 _HEAD_BYTES = 65_536
-_STRICT = (
-    "skip=0, comment='', strict_mode=true, null_padding=false, ignore_errors=false, hive_partitioning=false"
-)
+_STRICT = "skip=0, comment='', strict_mode=true, null_padding=false, ignore_errors=false, hive_partitioning=false"
 _ALL_ROWS = -1
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _JSON = "format='newline_delimited', records=true, hive_partitioning=false, maximum_object_size=67108864"

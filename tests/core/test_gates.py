@@ -142,13 +142,9 @@ def test_check_gate_accepts_what_is_computed() -> None:
 def test_check_gate_names_what_is_not_computed() -> None:
     where = Location("pipelines/arrivals.yml", 7, text='gates: ["..."]')
 
-    unknown = check_gate(
-        parse_gate("rocauc >= 1"), task="binary", metrics=["roc_auc"], slices=[], where=where
-    )
+    unknown = check_gate(parse_gate("rocauc >= 1"), task="binary", metrics=["roc_auc"], slices=[], where=where)
     absent = check_gate(parse_gate("brier <= 1"), task="binary", metrics=["roc_auc"], slices=[], where=where)
-    sliced = check_gate(
-        parse_gate("slice(b).brier < 1"), task="binary", metrics=["brier"], slices=[], where=where
-    )
+    sliced = check_gate(parse_gate("slice(b).brier < 1"), task="binary", metrics=["brier"], slices=[], where=where)
 
     assert unknown is not None
     assert (unknown.code, unknown.suggestion) == ("TR504", "roc_auc")

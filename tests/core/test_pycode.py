@@ -85,9 +85,9 @@ def test_file_without_features_gives_none(text: str) -> None:
 
 
 def test_byte_order_mark_and_windows_lines_are_read() -> None:
-    assert [
-        f.name for f in read("\ufeff" + (HEAD + "@feature\ndef f(t):\n    return t\n").replace("\n", "\r\n"))
-    ] == ["f"]
+    assert [f.name for f in read("\ufeff" + (HEAD + "@feature\ndef f(t):\n    return t\n").replace("\n", "\r\n"))] == [
+        "f"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -338,8 +338,7 @@ def test_type_checking_imports_and_script_blocks_never_run() -> None:
 
 def test_local_names_are_no_uses_of_globals() -> None:
     text = (
-        HEAD
-        + "def a(): return 1\ndef b(): return 1\ndef c(): return 1\ndef d(): return 1\ndef e(): return 1\n"
+        HEAD + "def a(): return 1\ndef b(): return 1\ndef c(): return 1\ndef d(): return 1\ndef e(): return 1\n"
         "def g(): return 1\n"
         "@feature\ndef f(t):\n"
         "    a = 1\n    [b for b in t]\n    (lambda c: c)(1)\n"
@@ -364,8 +363,7 @@ def test_class_body_does_not_hide_a_global_from_its_methods() -> None:
 
 def test_cycles_of_imports_and_calls_end() -> None:
     files = {
-        "a.py": HEAD
-        + "from b import *\nimport b\ndef x(): return y()\n@feature\ndef f(t): return x(), b.q\n",
+        "a.py": HEAD + "from b import *\nimport b\ndef x(): return y()\n@feature\ndef f(t): return x(), b.q\n",
         "b.py": "from a import *\nimport a\ndef y(): return a.x()\n",
     }
     sources = Sources(files)
@@ -392,9 +390,7 @@ def test_parts_are_the_same_in_another_process() -> None:
     )
     command = [sys.executable, "-c", program]
     runs = {
-        subprocess.run(
-            command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
-        ).stdout
+        subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")
     }
 

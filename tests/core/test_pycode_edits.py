@@ -173,10 +173,7 @@ def test_code_names_every_piece_reached() -> None:
 
     assert set(code.parts) == {
         *("features/helpers.py:shift", "features/helpers.py:tidy", "features/helpers.py:timed"),
-        *(
-            f"features/planes.py:{name}"
-            for name in ("Ages", "LIMIT", "clip", "math", "pl", "plane_age", "rounded")
-        ),
+        *(f"features/planes.py:{name}" for name in ("Ages", "LIMIT", "clip", "math", "pl", "plane_age", "rounded")),
         *(
             "features/planes.py:tidy",
             "features/planes.py:timed",
@@ -206,9 +203,7 @@ REACHED = {
     ),
     "method of a base class": (
         {
-            "features/a.py": HEAD
-            + "from features.b import Fast\ndef run():\n    return Fast().go()\n"
-            + BODY,
+            "features/a.py": HEAD + "from features.b import Fast\ndef run():\n    return Fast().go()\n" + BODY,
             "features/b.py": "import features.c as c\nclass Fast(c.Slow):\n    pass\n",
             "features/c.py": "class Slow:\n    def go(self):\n        return 1\n",
         },
@@ -217,8 +212,7 @@ REACHED = {
     "method through super()": (
         {
             "features/a.py": HEAD + "from .b import Fast\ndef run():\n    return Fast().go()\n" + BODY,
-            "features/b.py": "from .c import Slow\n"
-            "class Fast(Slow):\n    def go(self):\n        return super().go()\n",
+            "features/b.py": "from .c import Slow\nclass Fast(Slow):\n    def go(self):\n        return super().go()\n",
             "features/c.py": "class Slow:\n    def go(self):\n        return 1\n",
         },
         ("features/c.py", "return 1", "return 2"),
@@ -235,8 +229,7 @@ REACHED = {
             "features/a.py": HEAD
             + "from features.c import Base\nimport features.b\ndef run():\n    return Base()\n"
             + BODY,
-            "features/b.py": "from features.c import Base as B\n"
-            "class Sub(B):\n    def go(self):\n        return 1\n",
+            "features/b.py": "from features.c import Base as B\nclass Sub(B):\n    def go(self):\n        return 1\n",
             "features/c.py": "class Base:\n    pass\n",
         },
         ("features/b.py", "return 1", "return 2"),
@@ -277,8 +270,7 @@ REACHED = {
             "def run():\n    return Plugin.all[0]().go()\n" + BODY,
             "features/r.py": "class Plugin:\n    all = []\n"
             "    def __init_subclass__(cls):\n        Plugin.all.append(cls)\n",
-            "features/b.py": "from features.r import Plugin\n"
-            "class One(Plugin):\n    def go(self):\n        return 1\n",
+            "features/b.py": "from features.r import Plugin\nclass One(Plugin):\n    def go(self):\n        return 1\n",
         },
         ("features/b.py", "return 1", "return 2"),
     ),
@@ -342,18 +334,14 @@ REACHED = {
     ),
     "module kept in a variable": (
         {
-            "features/a.py": HEAD
-            + "import lib.inner as inner\ndef run():\n    m = inner\n    return m.go()\n"
-            + BODY,
+            "features/a.py": HEAD + "import lib.inner as inner\ndef run():\n    m = inner\n    return m.go()\n" + BODY,
             "lib/inner.py": "def go():\n    return 1\n",
         },
         ("lib/inner.py", "return 1", "return 2"),
     ),
     "module imported in a class body": (
         {
-            "features/a.py": HEAD
-            + "class K:\n    import lib.inner as m\ndef run():\n    return K.m.go()\n"
-            + BODY,
+            "features/a.py": HEAD + "class K:\n    import lib.inner as m\ndef run():\n    return K.m.go()\n" + BODY,
             "lib/inner.py": "def go():\n    return 1\n",
         },
         ("lib/inner.py", "return 1", "return 2"),
@@ -439,8 +427,7 @@ REACHED = {
     ),
     "argument of a decorator": (
         {
-            "features/a.py": HEAD
-            + "L = [1]\ndef deco(n):\n    def inner(f):\n        return f\n    return inner\n"
+            "features/a.py": HEAD + "L = [1]\ndef deco(n):\n    def inner(f):\n        return f\n    return inner\n"
             "@deco(L.pop())\ndef other():\n    pass\ndef run():\n    return L\n" + BODY,
         },
         ("features/a.py", "L.pop()", "L.clear()"),
@@ -484,11 +471,7 @@ REACHED = {
         ("features/a.py", "append(1)", "append(2)"),
     ),
     "nested function": (
-        {
-            "features/a.py": HEAD
-            + "def run():\n    def inner():\n        return N\n    return inner()\nN = 1\n"
-            + BODY
-        },
+        {"features/a.py": HEAD + "def run():\n    def inner():\n        return N\n    return inner()\nN = 1\n" + BODY},
         ("features/a.py", "N = 1", "N = 2"),
     ),
     "lambda in a dict": (
@@ -511,17 +494,14 @@ REACHED = {
     ),
     "field of a dataclass": (
         {
-            "features/a.py": HEAD
-            + "from dataclasses import dataclass\n@dataclass\nclass K:\n    x: int = 1\n"
+            "features/a.py": HEAD + "from dataclasses import dataclass\n@dataclass\nclass K:\n    x: int = 1\n"
             "def run():\n    return K()\n" + BODY,
         },
         ("features/a.py", "x: int", "x: 'ClassVar'"),
     ),
     "annotation that a decorator reads": (
         {
-            "features/a.py": HEAD
-            + "def deco(f):\n    return f\n@deco\ndef run(x: int = 1):\n    return x\n"
-            + BODY,
+            "features/a.py": HEAD + "def deco(f):\n    return f\n@deco\ndef run(x: int = 1):\n    return x\n" + BODY,
         },
         ("features/a.py", "x: int", "x: str"),
     ),
@@ -534,9 +514,7 @@ REACHED = {
     ),
     "getattr with a written name": (
         {
-            "features/a.py": HEAD
-            + "from lib import inner\ndef run():\n    return getattr(inner, 'go')()\n"
-            + BODY,
+            "features/a.py": HEAD + "from lib import inner\ndef run():\n    return getattr(inner, 'go')()\n" + BODY,
             "lib/inner.py": "def go():\n    return 1\n",
         },
         ("lib/inner.py", "return 1", "return 2"),
@@ -552,9 +530,7 @@ REACHED = {
     ),
     "module named by a text": (
         {
-            "features/a.py": HEAD
-            + "from somewhere import load\ndef run():\n    return load('lib.inner:go')\n"
-            + BODY,
+            "features/a.py": HEAD + "from somewhere import load\ndef run():\n    return load('lib.inner:go')\n" + BODY,
             "lib/inner.py": "def go():\n    return 1\n",
         },
         ("lib/inner.py", "return 1", "return 2"),
@@ -658,9 +634,7 @@ def test_what_cannot_be_resolved_counts_every_file(name: str) -> None:
 def test_docstring_counts_where_docstrings_are_read() -> None:
     files = {"features/a.py": HEAD + UNKNOWN["docstring read"] + BODY}
 
-    assert code_of(files, "features/a.py") != code_of(
-        edit(files, "features/a.py", "Doc.", "Text."), "features/a.py"
-    )
+    assert code_of(files, "features/a.py") != code_of(edit(files, "features/a.py", "Doc.", "Text."), "features/a.py")
 
 
 ORDINARY = {
@@ -711,16 +685,13 @@ def modules(draw: st.DrawFn, earlier: tuple[str, ...], name: str) -> str:
     lines = ["from base import REGISTRY, Base"]
     for other in earlier:
         form = draw(
-            st.sampled_from(
-                [f"import {other}", f"from {other} import *", f"from {other} import value as {other}_v"]
-            )
+            st.sampled_from([f"import {other}", f"from {other} import *", f"from {other} import value as {other}_v"])
         )
         lines.append(form)
     lines.append(f"LIMIT = {draw(NUMBERS)}")
     lines.append(f"def step(x, by={draw(NUMBERS)}):\n    return x * 2 + by + LIMIT")
     lines.append(
-        f"class Kind(Base):\n    rate = {draw(NUMBERS)}"
-        f"\n    def go(self):\n        return self.rate + {draw(NUMBERS)}"
+        f"class Kind(Base):\n    rate = {draw(NUMBERS)}\n    def go(self):\n        return self.rate + {draw(NUMBERS)}"
     )
     extra = st.sampled_from(
         [
@@ -756,9 +727,7 @@ def projects(draw: st.DrawFn) -> dict[str, str]:
     files = {"base.py": "REGISTRY = []\nclass Base:\n    bonus = 0\n"}
     for index, name in enumerate(MODULES):
         files[f"{name}.py"] = draw(modules(MODULES[:index], name))
-    files["main.py"] = (
-        "from treadle import feature\nimport gamma\n@feature\ndef result():\n    return gamma.value()\n"
-    )
+    files["main.py"] = "from treadle import feature\nimport gamma\n@feature\ndef result():\n    return gamma.value()\n"
     return files
 
 
@@ -822,7 +791,6 @@ def test_code_changes_whenever_the_result_does(data: st.DataObject, tmp_path: Pa
         # what runs needs no treadle: the decorator is Treadle's, and its work is not under test here
         plain = "def feature(f):\n    f.__wrapped_result__ = f\n    return f\n"
         ran = [
-            execute({**files, "main.py": files["main.py"].replace(HEAD, plain)}, tmp_path)
-            for files in (before, after)
+            execute({**files, "main.py": files["main.py"].replace(HEAD, plain)}, tmp_path) for files in (before, after)
         ]
         assert None in ran or ran[0] == ran[1]

@@ -178,10 +178,11 @@ class ProjectFolder:
     def open(self, **options: Any) -> Workspace:
         return Workspace(self.root, **options)
 
-    def build(self, *selectors: str, as_of: str | None = None, **options: Any) -> Built:
+    def build(self, *selectors: str, as_of: str | None = None, threads: int = 1, **options: Any) -> Built:
+        """Build in this process; with one thread, as the second worker costs a second to load scikit-learn."""
         events: list[Event] = []
         with self.open(as_of=as_of) as workspace:
-            return Built(workspace.build(selectors, emit=events.append, **options), tuple(events))
+            return Built(workspace.build(selectors, emit=events.append, threads=threads, **options), tuple(events))
 
     def plan(self, *selectors: str) -> Plan:
         with self.open() as workspace:
@@ -225,7 +226,9 @@ class ProjectFolder:
 
     def leftovers(self) -> list[str]:
         """Return what a command that ended should not have left."""
-        found = [f"{name}/{p.name}" for name in ("tmp", "claims", "runs") for p in (self.root / ".treadle" / name).glob("*")]
+        found = [
+            f"{name}/{p.name}" for name in ("tmp", "claims", "runs") for p in (self.root / ".treadle" / name).glob("*")
+        ]
         return found + [f"process {pid}: {command}" for pid, command in self.processes().items()]
 
     def processes(self) -> dict[int, str]:

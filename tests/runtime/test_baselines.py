@@ -64,9 +64,7 @@ def test_best_single_names_the_informative_input() -> None:
 
     assert found["best_single"]["input"] == "x"
     # The best possible ranking is by x itself; 32 bins lose little of it.
-    possible = score(label_of(x)[PARTS == 3], 1 / (1 + np.exp(-x[PARTS == 3])), "binary", ["roc_auc"])[
-        "roc_auc"
-    ]
+    possible = score(label_of(x)[PARTS == 3], 1 / (1 + np.exp(-x[PARTS == 3])), "binary", ["roc_auc"])["roc_auc"]
     assert possible is not None
     assert possible - 0.02 < found["best_single"]["test"]["roc_auc"] <= possible + 0.02
 
@@ -132,18 +130,14 @@ def test_linear_equals_scikit_learn_on_standardized_numbers() -> None:
 
     y = label_of(columns["b"])
     found = fit(columns, y, "binary", ["log_loss"], classes=(0, 1))["linear"]["test"]
-    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=1000)).fit(
-        X[train], y[train]
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=1000)).fit(X[train], y[train])
     wanted = score(y[test], model.predict_proba(X[test])[:, 1], "binary", ["log_loss"])
     assert found["log_loss"] == pytest.approx(wanted["log_loss"], rel=1e-4)
 
     values = columns["a"] * 0.1 + numbers(3)
     found = fit(columns, values, "regression", ["rmse"])["linear"]["test"]
     ridge = make_pipeline(StandardScaler(), Ridge()).fit(X[train], values[train])
-    assert found["rmse"] == pytest.approx(
-        np.sqrt(np.mean((ridge.predict(X[test]) - values[test]) ** 2)), rel=1e-9
-    )
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((ridge.predict(X[test]) - values[test]) ** 2)), rel=1e-9)
 
 
 def test_linear_reads_categories_and_missing_numbers() -> None:

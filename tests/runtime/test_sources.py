@@ -186,9 +186,7 @@ def test_folder_as_path_says_what_to_write(root: Path) -> None:
 def test_file_outside_the_project_needs_to_be_allowed(root: Path, link: str) -> None:
     outside = root.parent / "outside"
     write(root.parent, "outside/a.csv", "id\n1\n")
-    path = {"file": "data/a.csv", "folder": "data/out/*.csv", "path": "../outside/a.csv"}.get(
-        link, "../outside/b.csv"
-    )
+    path = {"file": "data/a.csv", "folder": "data/out/*.csv", "path": "../outside/a.csv"}.get(link, "../outside/b.csv")
     if link == "file":
         (root / "data/a.csv").symlink_to(outside / "a.csv")
     elif link == "folder":
@@ -221,9 +219,7 @@ def test_link_that_leads_nowhere_is_an_error(root: Path) -> None:
 
 def test_observe_all_reports_every_source(root: Path) -> None:
     write(root, "data/a.csv", "id\n1\n")
-    configs = [
-        {**source(path), "name": name} for name, path in (("a", "data/a.csv"), ("b", "x"), ("c", "../y"))
-    ]
+    configs = [{**source(path), "name": name} for name, path in (("a", "data/a.csv"), ("b", "x"), ("c", "../y"))]
     with pytest.raises(ProjectError) as caught:
         observe_all(configs, root, where={"b": Location("features/s.yml", 4)})
     assert [(problem.code, problem.where) for problem in caught.value.problems] == [
@@ -343,9 +339,7 @@ def test_csv_files_with_other_columns_are_refused(root: Path, con: duckdb.DuckDB
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_csv_delimiter_is_that_of_the_first_line(
-    root: Path, con: duckdb.DuckDBPyConnection, delimiter: str
-) -> None:
+def test_csv_delimiter_is_that_of_the_first_line(root: Path, con: duckdb.DuckDBPyConnection, delimiter: str) -> None:
     write(root, "data/a.csv", f'id{delimiter}"a,b;c,d,e"\n1{delimiter}"x,y;z,,"\n')
     assert types(con, source("data/a.csv"), root) == {"id": "BIGINT", "a,b;c,d,e": "VARCHAR"}
     assert read(con, source("data/a.csv"), root) == [(1, "x,y;z,,")]
@@ -387,14 +381,10 @@ def test_csv_header_alone_is_an_empty_table(root: Path, con: duckdb.DuckDBPyConn
     assert read(con, config, root) == []
 
 
-def test_csv_without_a_byte_is_refused_unless_others_have_some(
-    root: Path, con: duckdb.DuckDBPyConnection
-) -> None:
+def test_csv_without_a_byte_is_refused_unless_others_have_some(root: Path, con: duckdb.DuckDBPyConnection) -> None:
     write(root, "data/a.csv", "")
     assert error_of(con, source("data/*.csv"), root) == (
-        'error[TR713]: source "flights" holds no data\n'
-        "  data/a.csv: 0 bytes\n"
-        "  fix: give it at least a header line"
+        'error[TR713]: source "flights" holds no data\n  data/a.csv: 0 bytes\n  fix: give it at least a header line'
     )
     write(root, "data/b.csv", "id\n1\n")
     assert read(con, source("data/*.csv"), root) == [(1,)]
@@ -417,9 +407,7 @@ def test_csv_that_is_not_compressed_as_named_is_an_error(root: Path, con: duckdb
     )
 
 
-def test_csv_in_a_folder_that_looks_like_a_partition_or_a_glob(
-    root: Path, con: duckdb.DuckDBPyConnection
-) -> None:
+def test_csv_in_a_folder_that_looks_like_a_partition_or_a_glob(root: Path, con: duckdb.DuckDBPyConnection) -> None:
     write(root, "data/year=2013/[a]*?.csv", "id\n1\n")
     write(root, "data/year=2013/a.csv", "id\n2\n")
     assert types(con, source("data/year=2013/[[]a]*?.csv"), root) == {"id": "BIGINT"}
@@ -515,9 +503,7 @@ def test_declared_type_that_is_none(root: Path, con: duckdb.DuckDBPyConnection) 
 
 
 def test_json_lines_take_types_from_all_rows(root: Path, con: duckdb.DuckDBPyConnection) -> None:
-    write(
-        root, "data/a.jsonl", '{"id": 1, "d": "2013-01-02"}\n\n' * 30_000 + '{"id": 1.5, "o": {"a": [1]}}\n'
-    )
+    write(root, "data/a.jsonl", '{"id": 1, "d": "2013-01-02"}\n\n' * 30_000 + '{"id": 1.5, "o": {"a": [1]}}\n')
     write(root, "data/b.jsonl.gz", gzip.compress(b'{"late": true}\n'))
     config = source("data/*", format="json")
     expected = {"id": "DOUBLE", "d": "DATE", "o": "STRUCT(a BIGINT[])", "late": "BOOLEAN"}
@@ -620,9 +606,7 @@ def test_database_table_is_read(root: Path, con: duckdb.DuckDBPyConnection, tmp_
 
 
 def test_database_table_is_chosen_by_name(root: Path, con: duckdb.DuckDBPyConnection) -> None:
-    write_database(
-        root, "create table t as select 1 as id", "create schema s", "create view s.v as select 2 as id"
-    )
+    write_database(root, "create table t as select 1 as id", "create schema s", "create view s.v as select 2 as id")
     config = source("data/raw.duckdb", format="duckdb")
     assert read(con, {**config, "table": "t"}, root) == [(1,)]
     assert read(con, {**config, "table": "s.v"}, root) == [(2,)]
@@ -666,9 +650,7 @@ def test_database_held_by_another_process_is_named(root: Path, con: duckdb.DuckD
     holder.stdout.readline()
     found = error_of(con, source("data/raw.duckdb", format="duckdb"), root)
     holder.communicate(timeout=60)
-    assert found.startswith(
-        'error[TR713]: the database of source "flights" is held open by another program\n'
-    )
+    assert found.startswith('error[TR713]: the database of source "flights" is held open by another program\n')
     assert f"process {holder.pid}\n" in found
 
 

@@ -54,9 +54,7 @@ def daily(days: int, *, delay: int = 0) -> list[Row]:
     return [(24 * day + 12, day % 2, 24 * day + 12 + delay) for day in range(days)]
 
 
-def by_time(
-    test: str, validation: str, *, as_of: str = "newest", gap_us: int | None = None
-) -> dict[str, Any]:
+def by_time(test: str, validation: str, *, as_of: str = "newest", gap_us: int | None = None) -> dict[str, Any]:
     """Return the configuration of a split by time."""
     return {
         "by": "time", "test": test, "validation": validation, "entity_columns": [],
@@ -64,9 +62,7 @@ def by_time(
     }  # fmt: skip
 
 
-def by_share(
-    by: str, *, entity: tuple[str, ...] = (), seed: int = 0, as_of: str = "newest"
-) -> dict[str, Any]:
+def by_share(by: str, *, entity: tuple[str, ...] = (), seed: int = 0, as_of: str = "newest") -> dict[str, Any]:
     """Return the configuration of a split by entity or at random: a fifth each for test and validation."""
     return {
         "by": by, "test": 0.2, "validation": 0.2, "entity_columns": list(entity),
@@ -112,9 +108,7 @@ def test_dates_with_an_offset_are_converted_to_utc() -> None:
 
 
 def test_row_trains_only_if_its_label_is_known_before_validation_begins() -> None:
-    table, roles = dataset(
-        [(0, 1, 5), (10, 1, 23), (11, 1, 24), (12, 0, 30), (25, 1, 50), (26, 0, 30), (50, 1, 60)]
-    )
+    table, roles = dataset([(0, 1, 5), (10, 1, 23), (11, 1, 24), (12, 0, 30), (25, 1, 50), (26, 0, 30), (50, 1, 60)])
 
     found = split(table, roles, by_time("2013-01-03", "2013-01-02"))
 
@@ -223,9 +217,7 @@ def test_iso_round_trip() -> None:
     for text in ("2013-11-01T00:00:00Z", "2013-11-01T06:07:08.000009Z", "1969-12-31T23:59:59Z"):
         assert to_iso(from_iso(text)) == text
     moment = datetime(2013, 11, 1, 6, tzinfo=UTC)
-    assert from_iso("2013-11-01T06:00") == (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
-        microseconds=1
-    )
+    assert from_iso("2013-11-01T06:00") == (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 # properties of splits by time
@@ -303,9 +295,7 @@ def test_more_rows_move_no_row_between_fixed_dates(rows: list[Row], more: list[R
 
 
 @given(rows=_ROWS, later=st.integers(1, 24 * 10))
-def test_a_later_as_of_moves_no_row_backwards_to_an_earlier_part_with_fixed_dates(
-    rows: list[Row], later: int
-) -> None:
+def test_a_later_as_of_moves_no_row_backwards_to_an_earlier_part_with_fixed_dates(rows: list[Row], later: int) -> None:
     early, late = START + 16 * DAY, START + 16 * DAY + later * DAY // 24
     before = try_split(rows, by_time("2013-01-12", "2013-01-07", as_of=to_iso(early)))
     after = try_split(rows, by_time("2013-01-12", "2013-01-07", as_of=to_iso(late)))
@@ -321,9 +311,7 @@ def test_a_later_as_of_moves_no_row_backwards_to_an_earlier_part_with_fixed_date
 def entities(n: int) -> tuple[pa.Table, dict[str, Any]]:
     """n rows of 40 customers in 7 shops, every 25th without a customer."""
     customer = [None if i % 25 == 0 else f"c{i * 7919 % 40}" for i in range(n)]
-    table = pa.table(
-        {"id": range(n), "customer": customer, "shop": [i % 7 for i in range(n)], "_label": [1] * n}
-    )
+    table = pa.table({"id": range(n), "customer": customer, "shop": [i % 7 for i in range(n)], "_label": [1] * n})
     roles = {"key": "id", "at": False, "label": "y", "label_known_at": False}
     return table, roles
 

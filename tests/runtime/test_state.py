@@ -28,9 +28,7 @@ def open_state(folder: Path, **options: object) -> State:
 
 
 def candidate(**values: object) -> Candidate:
-    prints = {
-        name: name for name in ("choose", "twin", "shipped", "validate", "evaluate", "split", "dataset")
-    }
+    prints = {name: name for name in ("choose", "twin", "shipped", "validate", "evaluate", "split", "dataset")}
     return Candidate(**{"pipeline": "arrivals", "model": "trees", **prints, **values})  # type: ignore[arg-type]
 
 

@@ -59,9 +59,7 @@ class _Task:
         """Return the metrics of predictions on validation and test rows."""
         return {part: self.score_part(predict, part, metrics) for part in ("validation", "test")}
 
-    def score_part(
-        self, predict: Predict, part: str, metrics: Sequence[str] | None = None
-    ) -> dict[str, float | None]:
+    def score_part(self, predict: Predict, part: str, metrics: Sequence[str] | None = None) -> dict[str, float | None]:
         """Return the metrics of predictions on the rows of one part."""
         rows = self.rows[part]
         names = self.metrics if metrics is None else metrics

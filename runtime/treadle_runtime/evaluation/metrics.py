@@ -147,9 +147,7 @@ class _Ranking:
     def __init__(self, y: Floats, probability: Floats) -> None:
         self.order = np.argsort(probability, kind="stable")
         ranked = probability[self.order]
-        self.starts = (
-            np.flatnonzero(np.diff(ranked, prepend=-np.inf) != 0) if len(ranked) else np.zeros(0, int)
-        )
+        self.starts = np.flatnonzero(np.diff(ranked, prepend=-np.inf) != 0) if len(ranked) else np.zeros(0, int)
         self.y = y[self.order]
 
     def group(self, counts: Floats) -> tuple[Floats, Floats]:

@@ -77,9 +77,7 @@ def validate(
     return {"passed": all(entry["status"] != "failed" for entry in judged), "gates": judged}
 
 
-def _judge(
-    gate: Gate, evaluation: Info, champion: Info | None, baselines: Mapping[str, Info]
-) -> dict[str, Any]:
+def _judge(gate: Gate, evaluation: Info, champion: Info | None, baselines: Mapping[str, Info]) -> dict[str, Any]:
     entry: dict[str, Any] = {"gate": gate.text, "status": "failed", "value": None, "bound": None, "why": ""}
     try:
         entry |= _read_value(gate, evaluation)
