@@ -26,8 +26,8 @@ from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
-from treadle_runtime.state import Candidate, State
-from treadle_runtime.store import Store, Version, storage_errors
+from treadle_runtime.state import State
+from treadle_runtime.store import Store, storage_errors
 from treadle_runtime.training import parameters
 
 # Listing and planning must stay fast: what brings DuckDB, polars or Arrow is imported where it is used.
@@ -252,6 +252,7 @@ class Workspace:
         Returns:
             How each step ended. Nothing is published when one failed.
         """
+        from treadle_runtime.publishing import publish
         from treadle_runtime.runner import Runner
 
         # What is wrong with the project or the selection ends the command before there is a run.
@@ -266,7 +267,7 @@ class Workspace:
             plan = self.plan(selectors, exclude, tests=tests, full_refresh=full_refresh, run=run_id)
             runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
             run = runner.run(plan, run_id)
-            candidates = {} if run.has_failed() else self._publish(plan, run)
+            candidates = {} if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
             status = run.outcome
         except TreadleError:
             status = "failed"
@@ -278,80 +279,6 @@ class Workspace:
             return Outcome(run, {}, published=False)
         emit(Published(environment, candidates))
         return Outcome(run, candidates, published=True)
-
-    def _publish(self, plan: Plan, run: Run) -> dict[str, int]:
-        """Write the environment's map, its candidates and its catalog."""
-        done = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
-        done |= plan.graph.ancestors(done)
-        built = self.store.fingerprints()
-        mapping = {
-            step_id: plan.identities[step_id].fingerprint
-            for step_id in done
-            if plan.graph[step_id].is_inline or plan.identities[step_id].fingerprint in built
-        }
-        before = self.state.environment(plan.graph.environment)
-        candidates = [
-            c
-            for step in plan.graph
-            if step.kind == "validate" and step.id in done and (c := self._candidate(plan, step))
-        ]
-        published = self.state.publish(
-            plan.graph.environment,
-            run.run_id,
-            mapping,
-            drop=[step_id for step_id in before if step_id not in plan.graph.steps],
-            candidates=candidates,
-        )
-        self.write_catalog(plan)
-        return {r.pipeline: r.number for r in published.registered if r.passed}
-
-    def _candidate(self, plan: Plan, validate: Step) -> Candidate | None:
-        """Return what a pipeline offers, or None where its verdict is red or its refit is missing."""
-        pipeline = validate.pipeline
-
-        def fingerprint(stage: str) -> str:
-            return plan.identities[f"{pipeline}.{stage}"].fingerprint
-
-        verdict, choice = self.store.read(fingerprint("validate")), self.store.read(fingerprint("choose"))
-        if verdict is None or choice is None or not verdict.info["passed"]:
-            return None
-        model = str(choice.info["chosen"])
-        twin = fingerprint(f"{model}.train")
-        shipped = fingerprint("refit") if f"{pipeline}.refit" in plan.graph.steps else twin
-        if self.store.read(shipped) is None:
-            return None
-        champion = plan.champions.get(pipeline)
-        test: Any = choice.info["test"]
-        return Candidate(
-            pipeline=pipeline,
-            model=model,
-            choose=fingerprint("choose"),
-            twin=twin,
-            shipped=shipped,
-            validate=fingerprint("validate"),
-            evaluate=fingerprint(f"{model}.evaluate"),
-            split=fingerprint("split"),
-            dataset=plan.identities[dataset_of(plan.graph, pipeline)].fingerprint,
-            champion_input=champion.number if champion else None,
-            metrics={name: value["value"] for name, value in test.items()},
-        )
-
-    def write_catalog(self, plan: Plan) -> None:
-        """Bring the environment's catalog up to its map: a view for each feature and loaded source."""
-        from treadle_runtime import catalog
-
-        published = self.state.environment(plan.graph.environment)
-        views: dict[str, Version | str] = {}
-        for step in plan.graph:
-            if step.kind not in ("source", "feature") or step.id not in published:
-                continue
-            if step.is_inline:
-                relation = self.jobs().relation(plan, step).get(step.name)
-                if relation is not None and published[step.id] == plan.identities[step.id].fingerprint:
-                    views[step.name] = relation.sql
-            elif (version := self.store.read(published[step.id])) is not None:
-                views[step.name] = version
-        catalog.write_catalog(self.folder / f"{plan.graph.environment}.duckdb", views, self.folder / "store")
 
     def step(self, name: str) -> StepHandle:
         """Return a step, with its inputs and what is built of it.
@@ -373,11 +300,6 @@ class Workspace:
         from treadle_runtime.handle import StepHandle
 
         return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
-
-
-def dataset_of(graph: Graph, pipeline: str) -> str:
-    """Return the id of the dataset that a pipeline splits."""
-    return graph[f"{pipeline}.split"].inputs[0]
 
 
 def open_workspace(
