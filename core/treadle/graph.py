@@ -48,6 +48,8 @@ def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | 
     inputs = {step.id: step.inputs for step in steps}
     if (cycle := find_cycle(inputs)) is not None:
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))
+    else:
+        _report_static(steps, scope)
     _report_disabled(steps, tables.disabled, scope)
     if scope.problems:
         raise ProjectError(sorted(dict.fromkeys(scope.problems), key=_position))
@@ -88,3 +90,23 @@ def _report_disabled(steps: list[Step], disabled: set[str], scope: Scope) -> Non
             what = f'"{step.name}" reads "{parent}", which is disabled'
             fix = f"enable {parent}, or disable {step.name} too"
             scope.problems.append(Problem("TR104", what, step.where, fix=fix))
+
+
+def _report_static(steps: list[Step], scope: Scope) -> None:
+    """Report static features that stand on timed ones: what was learnt later would count as known at all times."""
+    by_id = {step.id: step for step in steps}
+    timed: dict[str, str] = {}
+    for step_id in order({step.id: step.inputs for step in steps}):
+        step = by_id[step_id]
+        if step.config.get("event_time"):
+            timed[step_id] = step_id
+            continue
+        source = next((timed[parent] for parent in step.inputs if parent in timed), None)
+        if source is None or step.kind != "feature":
+            continue
+        timed[step_id] = source
+        if step.settings["static"]:
+            why = f'it stands on "{source}", whose rows are true from their {by_id[source].config["event_time"]} on'
+            fix = "give it an event_time of its own, or let it read what holds no later knowledge"
+            what = f'static feature "{step.name}" stands on a timed one'
+            scope.problems.append(Problem("TR408", what, step.where, why, fix=fix))

@@ -13,7 +13,7 @@ from treadle.names import close_match
 from treadle.project import Project
 from treadle.scope import Scope
 from treadle.step import Step
-from treadle.tables import unresolved_warning
+from treadle.tables import computes_python, unresolved_warning
 
 _STAGES = ("split", "baseline", "train", "evaluate", "choose", "validate", "refit")
 _REPLACEABLE = ("split", "choose")
@@ -53,7 +53,7 @@ def _add(
         "inputs": tuple(step_id for step_id in resolved if step_id is not None),
         "function": function,
         "code": code.parts,
-        "distributions": code.distributions,
+        "distributions": computes_python(code),
     }
     if role == "replaces":
         replaced = found.get(f"{pipeline}.{stage}")

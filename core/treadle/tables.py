@@ -140,7 +140,7 @@ class TableReader:
         for place, why in code.unresolved:
             self.scope.warnings.append(unresolved_warning(function, place, why))
         if feature.config.enabled and len(inputs) == len(function.parameters):
-            self._add(feature, inputs, code=code.parts, distributions=code.distributions, function=function)
+            self._add(feature, inputs, code=code.parts, distributions=computes_python(code), function=function)
 
     def _add(self, feature: Feature, inputs: tuple[str, ...], **rest: Any) -> None:
         config = feature.config
@@ -255,6 +255,11 @@ def _config_problem(name: str, where: Location, detail: ErrorDetails) -> Problem
         return Problem("TR003", f'"{key}" is no configuration of a feature', where, "", suggestion, fix)
     why, suggestion = explain_value(detail)
     return Problem("TR004", f'"{key}" of feature "{name}" has a value of the wrong form', where, why, suggestion)
+
+
+def computes_python(code: pycode.Code) -> tuple[str, ...]:
+    """Return what computes a function's result: what it imports, and what hands it tables and writes its own."""
+    return tuple(dict.fromkeys((*code.distributions, "duckdb", "polars", "pyarrow")))
 
 
 def unresolved_warning(function: pycode.Function, place: str, why: str) -> Problem:

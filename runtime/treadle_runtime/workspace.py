@@ -85,6 +85,7 @@ class Workspace:
         self._environment, self._variables = environment, variables
         self._environ = dict(os.environ) if environ is None else environ
         self._stack = ExitStack()
+        self._has_planned = False
 
     def __enter__(self) -> Self:
         return self
@@ -210,6 +211,19 @@ class Workspace:
             full_refresh: compute what is selected even where it is built.
             run: an id of the run, for volatile features.
         """
+        self._read_anew()
+        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run)
+
+    def _read_anew(self) -> None:
+        """Forget what an earlier plan read: in a notebook, files change while a project is open."""
+        if self._has_planned:
+            for name in ("project", "graph", "observed"):
+                self.__dict__.pop(name, None)
+        self._has_planned = True
+
+    def _plan(
+        self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, *, full_refresh: bool, run: str
+    ) -> Plan:
         self.check_trainers()
         return make_plan(
             self.graph,
@@ -255,6 +269,7 @@ class Workspace:
         from treadle_runtime.publishing import publish
         from treadle_runtime.runner import Runner
 
+        self._read_anew()
         # What is wrong with the project or the selection ends the command before there is a run.
         environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
         self.check_trainers()
@@ -264,7 +279,7 @@ class Workspace:
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self.plan(selectors, exclude, tests=tests, full_refresh=full_refresh, run=run_id)
+            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
             runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
             run = runner.run(plan, run_id)
             candidates = {} if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())

@@ -211,3 +211,12 @@ def test_vars_and_as_of_reach_the_build(make_project: MakeProject) -> None:
     assert [step["id"] for step in result["steps"] if step["status"] == "built"] == ["large"]
     assert query(project, "select count(*) from large") == [(300,)]
     assert few < 300
+
+
+def test_open_project_sees_files_that_change(make_project: MakeProject) -> None:
+    project = make_project("features")
+    with project.open() as workspace:
+        workspace.build()
+        project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+        assert {p.step.id for p in workspace.plan() if p.action == "build"} == {"spend"}
+        assert workspace.build().run.results["spend"].status == "built"

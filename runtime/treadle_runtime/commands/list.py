@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from treadle_runtime.commands.options import json_option, open_project, project_options, selection_options
+from treadle_runtime.commands.options import compile_project, json_option, project_options, selection_options
 
 
 @click.command("list")
@@ -31,26 +31,25 @@ def list_steps(
     from treadle.select import select as choose
     from treadle_runtime.commands.console import print_json, to_lines
 
-    with open_project(folder, environment, variables) as workspace:
-        graph = workspace.graph
-        chosen = choose(graph, select, exclude)
-        steps = [step for step in graph if step.id in chosen]
-        if as_json:
-            print_json(
-                [
-                    {
-                        "id": step.id,
-                        "kind": step.kind,
-                        "name": step.name,
-                        "path": step.where.path,
-                        "inputs": list(step.inputs),
-                        "tags": list(step.tags),
-                        "description": step.description,
-                    }
-                    for step in steps
-                ]
-            )
-            return
-        rows = [(step.kind, step.id, str(step.where.path), step.description.split("\n")[0][:60]) for step in steps]
-        for line in to_lines(rows):
-            click.echo(line)
+    graph = compile_project(folder, environment, variables)
+    chosen = choose(graph, select, exclude)
+    steps = [step for step in graph if step.id in chosen]
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": step.id,
+                    "kind": step.kind,
+                    "name": step.name,
+                    "path": step.where.path,
+                    "inputs": list(step.inputs),
+                    "tags": list(step.tags),
+                    "description": step.description,
+                }
+                for step in steps
+            ]
+        )
+        return
+    rows = [(step.kind, step.id, str(step.where.path), step.description.split("\n")[0][:60]) for step in steps]
+    for line in to_lines(rows):
+        click.echo(line)

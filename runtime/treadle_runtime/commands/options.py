@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from treadle.step import Graph
     from treadle_runtime.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,6 +80,15 @@ def open_project(
         as_of=as_of,
         command=shlex.join(words)[:200],
     )
+
+
+def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:
+    """Compile the project that the options name, for a command that needs nothing of the runtime."""
+    from treadle.graph import compile_graph
+    from treadle.project import find_root, read_project
+
+    project = read_project(find_root(folder), environment=environment, variables=_parse_variables(variables))
+    return compile_graph(project, environ=os.environ)
 
 
 def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
