@@ -74,10 +74,12 @@ class Published:
     Attributes:
         environment: its name.
         candidates: pipeline -> number of the version that is its candidate now.
+        warnings: what went wrong afterwards and does not take back what was published.
     """
 
     environment: str
     candidates: Mapping[str, int]
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which steps a person means: `name`, `+name`, `name+`, `2+name`, `kind:`, `tag:`, `path:`, `pipeline:`, `test:`.
 
-A blank joins (union), a comma narrows (intersection), `*` stands for any text; the words are dbt's.
+A blank joins (union), a comma narrows (intersection), `*` stands for any text; the words are dbt's. A step's own id
+means that step alone, also where a pipeline or model has the same name.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def _named(graph: Graph, core: str) -> set[str]:
             fix = f"methods are {', '.join(f'{name}:' for name in sorted(_METHODS))}"
             raise UsageError(Problem("TR602", f'"{method}:" is no selector method', suggestion=suggestion, fix=fix))
         return {step.id for step in graph if _METHODS[method](step, value)}
+    if core in graph.steps:
+        return {core}
     found = {step.id for step in graph if _is_named(step, core)}
     return found or {step.id for step in graph if fnmatchcase(step.pipeline, core)}
 
@@ -109,7 +112,7 @@ def _named(graph: Graph, core: str) -> set[str]:
 def _is_named(step: Step, pattern: str) -> bool:
     if fnmatchcase(step.id, pattern) or step.id.startswith(pattern + "."):
         return True
-    return (not step.pipeline or bool(step.model)) and fnmatchcase(step.name, pattern)
+    return (not step.pipeline or bool(step.model) or step.kind == "stage") and fnmatchcase(step.name, pattern)
 
 
 def _nothing(graph: Graph, core: str) -> Problem:

@@ -36,7 +36,7 @@ Task = Literal["binary", "multiclass", "regression"]
 class Spec(BaseModel):
     """The root of everything that is written in YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, defer_build=True)
 
 
 class Described(Spec):

@@ -4,19 +4,18 @@ It is the face of the feature tables (`duckdb -readonly .treadle/dev.duckdb "fro
 cache: it can be deleted and made again at any time. Beside it stands `<env>.catalog.json`, which says what
 the catalog holds, so that a build which changed nothing does not open it.
 
-Flow: what is wanted against what stands -> nothing to do, or: copy the file (or start anew) -> change
-the copy -> rename it over the old one. Who has the old one open for reading keeps reading it.
+Flow, under a lock: what is wanted against what stands -> nothing to do, or: copy the file (or start anew) ->
+change the copy -> rename it over the old one. Who has the old one open for reading keeps reading it.
 
 Paths go through a macro `store()`, which returns the store's folder: only it changes when the project moves.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,28 +34,47 @@ _CONFIG: _Config = {"autoinstall_known_extensions": False, "autoload_known_exten
 
 
 @dataclass(frozen=True)
+class Query:
+    """A view over other names: an inlined feature, or a source that is read where it lies.
+
+    Attributes:
+        fingerprint: of the step.
+        sql: its text.
+    """
+
+    fingerprint: str
+    sql: str
+
+
+Views = Mapping[str, Version | Query]
+
+
+@dataclass(frozen=True)
 class _Stamp:
     """What a catalog holds, and by which it is recognised as the file that was written here.
 
     Attributes:
         file: inode, size and time of change in ns of the catalog's file.
         store: the folder that `store()` returns.
-        views: name -> fingerprint of a version, or digest of a query.
+        views: name -> fingerprint of a version or a query.
+        queries: fingerprint -> text.
     """
 
     file: tuple[int, ...]
     store: str
     views: Mapping[str, str]
+    queries: Mapping[str, str]
 
 
-def write_catalog(path: Path, views: Mapping[str, Version | str], store_root: Path) -> bool:
+def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
     Args:
         path: the catalog's file, `.treadle/<env>.duckdb`.
-        views: name -> the version that stands for it now, or a query over other names (an inlined feature).
-            A query that cannot be bound, because a name in it has no version yet, gets no view; nor does a
-            version without Parquet parts.
+        find_views: returns name -> the version or query that stands for it now. Called under the catalog's
+            lock, so that who writes last has looked last; with fingerprint -> text of the queries that the
+            catalog was last written with. A query that cannot be bound, because a name in it has no version
+            yet or its files are gone, gets no view; nor does a version without Parquet parts.
         store_root: the folder that holds the versions' folders, `.treadle/store`.
 
     Returns:
@@ -66,16 +84,17 @@ def write_catalog(path: Path, views: Mapping[str, Version | str], store_root: Pa
         StoreError: TR806 another program has it open for writing, TR803 disk full, TR805 not writable.
     """
     path = path.absolute()
-    wanted = {name: _identity(view) for name, view in sorted(views.items())}
     store = str(store_root.absolute())
-    if _is_current(_read_stamp(path), store, wanted):
-        return False
     name = f"catalog-{path.stem}"  # lock and work are named as the store names a claim and its draft
     work = path.parent / "tmp" / name
     with hold_lock(path.parent / "claims" / f"{name}.lock"), _write_errors(path):
-        stamp = _read_stamp(path)
-        if _is_current(stamp, store, wanted):
-            return False  # another process wrote the same meanwhile
+        last = _read_stamp(path)
+        views = find_views(last.queries if last else {})
+        wanted = {name: view.fingerprint for name, view in sorted(views.items())}
+        queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
+        stamp = last if last and _describes(last, path) else None
+        if stamp is not None and (stamp.store, stamp.views, stamp.queries) == (store, wanted, queries):
+            return False
         _refuse_writer(path)
         disk.remove(work)  # of a killed process
         work.mkdir(parents=True)
@@ -84,7 +103,7 @@ def write_catalog(path: Path, views: Mapping[str, Version | str], store_root: Pa
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
             os.replace(work / path.name, path)
-            _write_stamp(path, _Stamp(_identify(path), store, wanted))
+            _write_stamp(path, _Stamp(_identify(path), store, wanted, queries))
         finally:
             disk.remove(work)
     return True
@@ -109,20 +128,10 @@ def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
     return con
 
 
-def _identity(view: Version | str) -> str:
-    if isinstance(view, Version):
-        return view.fingerprint
-    return "sql-" + hashlib.sha256(view.encode()).hexdigest()
-
-
-def _is_current(stamp: _Stamp | None, store: str, wanted: Mapping[str, str]) -> bool:
-    return stamp is not None and stamp.store == store and stamp.views == wanted
-
-
 # changing the copy
 
 
-def _change(work: Path, old: Path, stamp: _Stamp | None, views: Mapping[str, Version | str], store: str) -> None:
+def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
     if stamp is not None:
@@ -140,7 +149,7 @@ def _change(work: Path, old: Path, stamp: _Stamp | None, views: Mapping[str, Ver
             if sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}"):
                 con.execute(f"create view {quote_name(name)} as {sql}")
         con.execute("commit")
-        _create_queries(con, {name: sql for name, sql in views.items() if isinstance(sql, str)})
+        _create_queries(con, {name: view.sql for name, view in views.items() if isinstance(view, Query)})
 
 
 def _create_queries(con: Connection, queries: Mapping[str, str]) -> None:
@@ -153,6 +162,10 @@ def _create_queries(con: Connection, queries: Mapping[str, str]) -> None:
                 con.execute(f"create view {quote_name(name)} as (\n{sql}\n)")
             except (duckdb.CatalogException, duckdb.BinderException):
                 continue
+            except duckdb.IOException as error:
+                if is_disk_full(error):
+                    raise
+                continue  # the files that it reads are gone
             del waiting[name]
         if len(waiting) == before:
             return
@@ -218,17 +231,29 @@ def _identify(path: Path) -> tuple[int, ...]:
 
 
 def _read_stamp(path: Path) -> _Stamp | None:
-    """Return what the catalog holds, or None when it is not the file that was last written here."""
+    """Return with what the catalog was last written here, or None."""
     try:
         body = json.loads(_stamp_path(path).read_bytes())
-        stamp = _Stamp(tuple(body["file"]), body["store"], body["views"])
-        return stamp if stamp.file == _identify(path) else None
+        return _Stamp(tuple(body["file"]), body["store"], dict(body["views"]), dict(body["queries"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def _describes(stamp: _Stamp, path: Path) -> bool:
+    """Return whether the catalog is still the file that the stamp was written for."""
+    try:
+        return stamp.file == _identify(path)
+    except OSError:
+        return False
+
+
 def _write_stamp(path: Path, stamp: _Stamp) -> None:
-    body = {"file": stamp.file, "store": stamp.store, "views": dict(stamp.views)}
+    body = {
+        "file": stamp.file,
+        "store": stamp.store,
+        "views": dict(stamp.views),
+        "queries": dict(stamp.queries),
+    }
     new = _stamp_path(path).with_suffix(".new")
     new.write_text(json.dumps(body, sort_keys=True, indent=1), encoding="utf-8")
     os.replace(new, _stamp_path(path))

@@ -25,6 +25,7 @@ from treadle_runtime.dataset_checks import (
     values_failed,
 )
 from treadle_runtime.dataset_layout import AT, LABEL, Layout, context_type, read_layout, select_stored, to_stored
+from treadle_runtime.engine import sql_error
 from treadle_runtime.types import quote_name, quote_text
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def _write_spine(con: Connection, layout: Layout, only_key: str | int | float | 
             f" (SELECT {', '.join(chosen)} FROM {rows}{only}) ORDER BY {', '.join(order)}"
         )
     except duckdb.Error as error:
-        raise times_failed(layout, layout.times, error) from error
+        if layout.times:
+            raise times_failed(layout, layout.times, error) from error
+        raise sql_error(error, f'"{layout.rows}", the rows of dataset "{layout.name}"', layout.where) from error
     counts = con.execute(f"SELECT (SELECT count(*) FROM {rows}), (SELECT count(*) FROM {_SPINE})").fetchone()
     rows_in, n = counts if counts is not None else (0, 0)
     if only_key is not None and n == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 
@@ -74,8 +75,11 @@ def call_function(job: Job, *, is_table: bool = True) -> tuple[Any, tuple[str, .
         create_relations(con, job)
         declared = tuple(path for relation in job.relations for path in relation.paths)
         arguments = {name: _argument(con, job, name, function) for name in function.parameters}
-        with usercode.blamed(what, job.root, resume), usercode.watching(job.root, declared) as watch:
-            call = usercode.load_function(job.root, function.path, function.name)
+        with (
+            usercode.blamed(what, job.root, resume),
+            usercode.watching(job.root, declared) as watch,
+            usercode.loaded(job.root, function.path, function.name) as call,
+        ):
             result = call(**arguments)
             if is_table:
                 result = _to_arrow(result, what, step.where)
@@ -103,8 +107,12 @@ def create_relation(con: Connection, relation: Relation) -> None:
     """Make one name a view: of a stored version, or of a SELECT over earlier ones."""
     if relation.version is not None:
         engine.create_view(con, relation.name, relation.version)
-    else:
+        return
+    try:
         con.execute(f"create view {quote_name(relation.name)} as {relation.sql}")
+    except duckdb.Error as error:
+        kind = "source" if relation.paths else "feature"
+        raise engine.sql_error(error, f'{kind} "{relation.name}"', None) from error
 
 
 def _order(step: Step) -> list[str]:

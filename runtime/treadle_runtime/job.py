@@ -31,12 +31,18 @@ class Relation:
 
 @dataclass(frozen=True)
 class Opponent:
-    """The champion that a candidate is judged against: its held-out twin and what that was trained on."""
+    """The champion that a candidate is judged against: its held-out twin and what that was trained on.
+
+    Attributes:
+        is_same_definition: whether the candidate's dataset is defined as the champion's was, so that columns of
+            one name mean the same; their rows may differ.
+    """
 
     number: int
     twin: Version
     dataset: Version
     split: Version
+    is_same_definition: bool
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from treadle.errors import Problem, StepError
@@ -13,6 +13,9 @@ from treadle_runtime.job import Job, Opponent, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
 from treadle_runtime.store import Store, Version
+
+DATA = ("parts", "now")
+"""Components of an identity that tell which data was read, and not how."""
 
 
 class JobMaker:
@@ -120,4 +123,41 @@ class JobMaker:
             raise StepError(
                 Problem("TR807", what, step.where, "its held-out twin, dataset or split is missing", fix=fix)
             )
-        return Opponent(champion.number, twin, dataset, split)
+        now = next(plan.identities[parent] for parent in step.inputs if plan.graph[parent].kind == "dataset")
+        is_same = self._definitions(plan).are_same(now.fingerprint, dataset.fingerprint)
+        return Opponent(champion.number, twin, dataset, split, is_same)
+
+    def _definitions(self, plan: Plan) -> Definitions:
+        planned = {identity.fingerprint: identity.components for identity in plan.identities.values()}
+        recorded = self.registry._state.identities
+        return Definitions(lambda fp: planned.get(fp) or recorded([fp]).get(fp))
+
+
+class Definitions:
+    """Tells whether two versions were computed alike, whatever data their sources held.
+
+    Args:
+        components: fingerprint -> the components of the identity; None where they are not known.
+    """
+
+    def __init__(self, components: Callable[[str], Mapping[str, str] | None]) -> None:
+        self._components = components
+        self._same: dict[tuple[str, str], bool] = {}
+
+    def are_same(self, one: str, other: str) -> bool:
+        """Return whether two fingerprints differ in data alone; False where that cannot be told."""
+        if one == other:
+            return True
+        if (one, other) not in self._same:
+            self._same[one, other] = self._compare(one, other)
+        return self._same[one, other]
+
+    def _compare(self, one: str, other: str) -> bool:
+        found, others = self._components(one), self._components(other)
+        if found is None or others is None or set(found) != set(others):
+            return False
+        return all(
+            self.are_same(value, others[name]) if name.startswith("input:") else value == others[name]
+            for name, value in found.items()
+            if name not in DATA
+        )

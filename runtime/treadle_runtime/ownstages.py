@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from treadle.errors import Problem, StepError
 from treadle_runtime import splits
 from treadle_runtime.arrowfile import map_arrow_file, write_arrow_file
-from treadle_runtime.dataset_layout import LABEL
 from treadle_runtime.features import call_function, name_of
 from treadle_runtime.job import Job, Made
 
@@ -23,21 +23,13 @@ def run_own_split(job: Job) -> Made:
     version = next(v for v in job.versions.values() if v.kind == "dataset")
     roles: Any = version.info["roles"]
     dataset = map_arrow_file(version.folder / "data.arrow")
-    parts = _parts(table, dataset, roles["key"], what, job)
-    left_out = {}
-    if roles["label"] is not None:
-        unlabelled = np.asarray(dataset.column(LABEL).is_null().to_numpy()) & (parts != splits.LEFT_OUT)
-        parts[unlabelled] = splits.LEFT_OUT
-        left_out = {"label_null": int(unlabelled.sum())} if unlabelled.any() else {}
-    counts = {name: int((parts == part).sum()) for name, part in splits.PARTS.items()}
-    empty = [name for name, n in counts.items() if not n]
-    if empty:
-        why = f"no row of the dataset was given to {', '.join(empty)}"
+    given = _parts(table, dataset, roles["key"], what, job)
+    found = splits.restrict(dataset, roles, given, job.as_of)
+    if empty := [name for name, n in found.info["counts"].items() if not n]:
+        why = _why_empty(empty, given, found.info["left_out"])
         raise StepError(Problem("TR707", f"{what} leaves a part empty", job.step.where, why))
-    write_arrow_file(pa.table({"part": parts}), job.folder / "parts.arrow")
-    as_of = None if job.as_of == "newest" else job.as_of
-    info = {"by": "own", "as_of": as_of, "counts": counts, "left_out": left_out, "bounds": {}}
-    return Made(info=info, notes=notes)
+    write_arrow_file(splits.to_table(found), job.folder / "parts.arrow")
+    return Made(info=found.info, notes=notes)
 
 
 def run_own_choose(job: Job) -> Made:
@@ -54,6 +46,14 @@ def run_own_choose(job: Job) -> Made:
     stage = job.step.function.name if job.step.function else ""
     info = {"chosen": chosen, "by": metric, "stage": stage, "values": values, "test": infos[chosen]["test"]}
     return Made(info=info, notes=notes)
+
+
+def _why_empty(empty: Sequence[str], given: npt.NDArray[np.int8], left_out: Mapping[str, int]) -> str:
+    never = [name for name in empty if not (given == splits.PARTS[name]).any()]
+    if never:
+        return f"no row of the dataset was given to {', '.join(never)}"
+    lines = [f"every row that was given to {', '.join(empty)} is left out"]
+    return "\n".join(lines + [f"left out, {splits.REASONS[reason]}: {n}" for reason, n in left_out.items()])
 
 
 def _parts(table: pa.Table, dataset: pa.Table, key: str, what: str, job: Job) -> Any:

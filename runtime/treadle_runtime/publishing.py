@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from treadle.errors import Problem, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import catalog
@@ -12,8 +15,23 @@ from treadle_runtime.runner import Run
 from treadle_runtime.state import Candidate, State
 from treadle_runtime.store import Store, Version
 
+_TABLES = ("source", "feature")
 
-def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) -> dict[str, int]:
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What was published.
+
+    Attributes:
+        candidates: pipeline -> number of the version that is its candidate now, for pipelines whose gates held.
+        warnings: why the catalog does not show it, if it does not; the next build writes the catalog again.
+    """
+
+    candidates: Mapping[str, int]
+    warnings: tuple[Problem, ...] = ()
+
+
+def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) -> PublishedRun:
     """Make what a run computed the current versions of its environment.
 
     Args:
@@ -22,13 +40,9 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
         store: where the versions stand.
         state: where the map is written.
         jobs: knows what views and sources in place stand for.
-
-    Returns:
-        pipeline -> number of the version that is its candidate now, for pipelines whose gates held.
     """
     environment = plan.graph.environment
-    done = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
-    done |= plan.graph.ancestors(done)
+    done = _done(plan, run)
     built = store.fingerprints()
     mapping = {
         step_id: plan.identities[step_id].fingerprint
@@ -43,8 +57,20 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
         drop=[step_id for step_id in state.environment(environment) if step_id not in plan.graph.steps],
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
     )
-    _write_catalog(plan, store, state, jobs)
-    return {registered.pipeline: registered.number for registered in published.registered if registered.passed}
+    candidates = {each.pipeline: each.number for each in published.registered if each.passed}
+    return PublishedRun(candidates, _write_catalog(plan, store, state, jobs))
+
+
+def _done(plan: Plan, run: Run) -> set[str]:
+    """Return the ids of what was run, what it read, and the verdicts that it waited for."""
+    done: set[str] = set()
+    edge = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
+    while edge:
+        done |= edge
+        steps = [plan.graph[step_id] for step_id in edge]
+        verdicts = {parent for step in steps for parent in step.after if plan.graph[parent].kind != "test"}
+        edge = ({parent for step in steps for parent in step.inputs} | verdicts) - done
+    return done
 
 
 def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
@@ -80,18 +106,39 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
     )
 
 
-def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> None:
-    """Bring the environment's catalog up to its map: a view for each feature and source."""
-    environment = plan.graph.environment
-    published = state.environment(environment)
-    views: dict[str, Version | str] = {}
-    for step in plan.graph:
-        if step.kind not in ("source", "feature") or step.id not in published:
+def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tuple[Problem, ...]:
+    """Bring the environment's catalog up to its map; return why that could not be: it is a cache."""
+
+    def find_views(standing: Mapping[str, str]) -> dict[str, Version | catalog.Query]:
+        return _views(plan, store, state, jobs, standing)
+
+    path = store.root / f"{plan.graph.environment}.duckdb"
+    try:
+        catalog.write_catalog(path, find_views, store.root / "store")
+    except StoreError as error:
+        return tuple(error.problems)
+    return ()
+
+
+def _views(
+    plan: Plan, store: Store, state: State, jobs: JobMaker, standing: Mapping[str, str]
+) -> dict[str, Version | catalog.Query]:
+    """Return what stands for each source and feature that is published now.
+
+    That need not be what this run published: another may have published since, and a run of a part leaves the
+    rest as it was. Such a version is in the store, and the text of such a view in the catalog.
+    """
+    views: dict[str, Version | catalog.Query] = {}
+    for step_id, fingerprint in state.environment(plan.graph.environment).items():
+        step = plan.graph.steps.get(step_id)
+        if step is not None and step.kind not in _TABLES:
             continue
-        if step.is_inline:
+        if step is not None and step.is_inline and plan.identities[step_id].fingerprint == fingerprint:
             relation = jobs.relation(plan, step).get(step.name)
-            if relation is not None and published[step.id] == plan.identities[step.id].fingerprint:
-                views[step.name] = relation.sql
-        elif (version := store.read(published[step.id])) is not None:
-            views[step.name] = version
-    catalog.write_catalog(store.root / f"{environment}.duckdb", views, store.root / "store")
+            if relation is not None:
+                views[step.name] = catalog.Query(fingerprint, relation.sql)
+        elif fingerprint in standing:
+            views[step_id] = catalog.Query(fingerprint, standing[fingerprint])
+        elif (version := store.read(fingerprint)) is not None and version.kind in _TABLES:
+            views[step_id] = version
+    return views

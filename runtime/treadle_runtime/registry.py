@@ -124,7 +124,7 @@ class Registry:
             found = self.version(pipeline, which, env=env)
             if not found.passed and not force:
                 what = f'version {found.number} of "{pipeline}" did not pass its gates'
-                fix = f"`treadle models {pipeline}` lists its metrics; promote it all the same with --force"
+                fix = "`treadle models` lists its metrics; promote it all the same with --force"
                 raise UsageError(Problem("TR603", what, fix=fix))
             self._state.point_alias(con, env, pipeline, "champion", found.number, forced=not found.passed)
         return self.version(pipeline, found.number, env=env)

@@ -13,13 +13,15 @@ from treadle.step import Graph, Step
 
 def needs(graph: Graph, step: Step) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the ids of the steps that a step reads, through views too, and of those that must have passed before."""
-    inputs, after = list(step.inputs), list(step.after)
-    for parent in step.inputs:
-        if graph[parent].is_inline:
-            more_inputs, more_after = needs(graph, graph[parent])
-            inputs += more_inputs
-            after += more_after
-    return tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(after))
+    inputs, after = dict.fromkeys(step.inputs), dict.fromkeys(step.after)
+    left = list(inputs)
+    while left:
+        parent = graph[left.pop()]
+        if parent.is_inline:
+            left += [more for more in parent.inputs if more not in inputs]
+            inputs.update(dict.fromkeys(parent.inputs))
+            after.update(dict.fromkeys(parent.after))
+    return tuple(inputs), tuple(after)
 
 
 class Schedule:

@@ -14,7 +14,7 @@ later move no other row, and a greater test share only adds to the test part.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,13 @@ REASONS = {
     "label_known_late": "label known only after the next part begins",
     "in_gap": "label known within the gap before the next part",
     "entity_null": "the entity's key is NULL",
+    "not_given": "the project's function gave no part",
 }
+CODES = {reason: code for code, reason in enumerate(REASONS, start=1)}
+"""Reason -> what stands for it in `Split.reasons`; 0 is none."""
+
+BOUNDARY = ("label_known_late", "in_gap")
+"""Reasons that hold only as long as a later part is to be predicted: a refit takes these rows."""
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -52,17 +58,22 @@ class Split:
 
     Attributes:
         parts: int8 of shape (n,), in the order of the dataset: 0 left out, 1 train, 2 validation, 3 test.
+        reasons: int8 of shape (n,): why a row is left out, one of `CODES`; 0 for a row that has a part.
         info: JSON: `by`, `as_of` (ISO 8601, UTC; None without time), `counts` per part, `left_out` per reason
             (keys of `REASONS`), `bounds` (by time: where validation and test begin, and as_of).
     """
 
     parts: npt.NDArray[np.int8]
+    reasons: npt.NDArray[np.int8]
     info: dict[str, Any]
 
 
 @dataclass
 class _Rows:
-    """What a split looks at, times as int64 microseconds since 1970 UTC; `parts` is filled in on the way."""
+    """What a split looks at, times as int64 microseconds since 1970 UTC.
+
+    `parts` and `reasons` are filled in on the way.
+    """
 
     at: Int64 | None
     has_at: Bool
@@ -70,14 +81,21 @@ class _Rows:
     is_known: Bool
     labelled: Bool
     parts: npt.NDArray[np.int8]
-    left_out: dict[str, int] = field(default_factory=dict)
+    reasons: npt.NDArray[np.int8]
 
     def drop(self, rows: Bool, reason: str) -> None:
-        """Leave out those of `rows` that still belong to a part, and count them."""
+        """Leave out those of `rows` that still belong to a part, for a reason of `REASONS`."""
         dropped = rows & (self.parts != LEFT_OUT)
-        if count := int(dropped.sum()):
-            self.left_out[reason] = self.left_out.get(reason, 0) + count
         self.parts[dropped] = LEFT_OUT
+        self.reasons[dropped] = CODES[reason]
+
+    def count(self) -> dict[str, dict[str, int]]:
+        """Return `counts` per part and `left_out` per reason that occurs."""
+        left_out = {reason: int((self.reasons == code).sum()) for reason, code in CODES.items()}
+        return {
+            "counts": {name: int((self.parts == part).sum()) for name, part in PARTS.items()},
+            "left_out": {reason: n for reason, n in left_out.items() if n},
+        }
 
 
 def split(table: pa.Table, roles: Mapping[str, Any], config: Mapping[str, Any]) -> Split:
@@ -109,16 +127,39 @@ def split(table: pa.Table, roles: Mapping[str, Any], config: Mapping[str, Any]) 
         bounds = {"test_share": float(config["test"]), "validation_share": float(config["validation"])}
         _drop_unusable(rows, as_of)
         _assign_by_hash(rows, table, roles, config)
-    counts = {name: int((rows.parts == part).sum()) for name, part in PARTS.items()}
-    info = {
-        "by": config["by"],
-        "as_of": None if as_of is None else to_iso(as_of),
-        "counts": counts,
-        "left_out": {reason: rows.left_out[reason] for reason in REASONS if reason in rows.left_out},
-        "bounds": bounds,
-    }
+    info = {"by": config["by"], "as_of": None if as_of is None else to_iso(as_of), **rows.count(), "bounds": bounds}
     _check_parts(info, rows)
-    return Split(rows.parts, info)
+    return Split(rows.parts, rows.reasons, info)
+
+
+def restrict(table: pa.Table, roles: Mapping[str, Any], given: npt.NDArray[np.int8], as_of: str) -> Split:
+    """Leave out of given parts what no part may hold: the rules of `split` for parts that a function made.
+
+    Of two parts that follow each other in time, the earlier holds no row whose label was known only after the
+    later began. Parts that overlap in time have no such bound.
+
+    Args:
+        table, roles: a dataset and its roles, as for `split`.
+        given: int8 of shape (n,): the part of every row; `LEFT_OUT` where it was given none.
+        as_of: ISO 8601, or `newest`.
+
+    Returns:
+        the parts that remain, any of which may be empty; `by` is `own` and there are no `bounds`.
+    """
+    rows = _read_rows(table, roles)
+    moment = _resolve_as_of(rows, as_of)
+    rows.drop(given == LEFT_OUT, "not_given")
+    rows.parts[given != LEFT_OUT] = given[given != LEFT_OUT]
+    _drop_unusable(rows, moment)
+    if rows.at is not None:
+        _drop_known_late(rows, rows.at)
+    info = {"by": "own", "as_of": None if moment is None else to_iso(moment), **rows.count(), "bounds": {}}
+    return Split(rows.parts, rows.reasons, info)
+
+
+def to_table(found: Split) -> pa.Table:
+    """Return the table of parts.arrow: `part` and `left_out`, the code of the reason, a row per row of the dataset."""
+    return pa.table({"part": found.parts, "left_out": found.reasons})
 
 
 def to_iso(us: int) -> str:
@@ -145,7 +186,7 @@ def _read_rows(table: pa.Table, roles: Mapping[str, Any]) -> _Rows:
     known_at, is_known = _read_times(table, "_label_known_at") if roles.get("label_known_at") else (None, everyone)
     labelled = _is_valid(table.column("_label")) if roles.get("label") is not None else everyone
     parts = np.full(table.num_rows, TRAIN, np.int8)
-    return _Rows(at, has_at, known_at, is_known, labelled, parts)
+    return _Rows(at, has_at, known_at, is_known, labelled, parts, np.zeros(table.num_rows, np.int8))
 
 
 def _read_times(table: pa.Table, name: str) -> tuple[Int64, Bool]:
@@ -232,6 +273,15 @@ def _drop_unusable(rows: _Rows, as_of: int | None) -> None:
     rows.drop(~rows.is_known, "label_not_known")
     if rows.known_at is not None and as_of is not None:
         rows.drop(rows.known_at > as_of, "label_not_known")
+
+
+def _drop_known_late(rows: _Rows, at: Int64) -> None:
+    """Leave out of each part the labels known only after a part begins that lies wholly later."""
+    known = at if rows.known_at is None else np.maximum(at, rows.known_at)
+    times = {part: at[rows.parts == part] for part in PARTS.values()}
+    for part, later in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
+        if len(times[part]) and len(times[later]) and times[part].max() < (begins := times[later].min()):
+            rows.drop((rows.parts == part) & (known >= begins), "label_known_late")
 
 
 def _assign_by_time(rows: _Rows, validation: int, test: int, gap: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from treadle.gates import parse_gate
@@ -30,10 +31,10 @@ Parts = npt.NDArray[np.int8]
 
 
 def run_split(job: Job) -> Made:
-    """Assign the dataset's rows to parts: parts.arrow, one int8 a row."""
+    """Assign the dataset's rows to parts: parts.arrow, the part and why there is none, an int8 a row each."""
     dataset, roles = read_dataset(_input(job, "dataset"))
     found = splits.split(dataset, roles, {**job.step.config, "as_of": job.as_of})
-    write_arrow_file(pa.table({"part": found.parts}), job.folder / PARTS)
+    write_arrow_file(splits.to_table(found), job.folder / PARTS)
     return Made(info=found.info)
 
 
@@ -84,11 +85,12 @@ def run_validate(job: Job) -> Made:
 
 
 def run_refit(job: Job) -> Made:
-    """Train the chosen model on every row whose label is known by as_of."""
-    dataset, roles, _ = _rows(job)
+    """Train the chosen model on every row of the split, and on those left out because a part begins after them."""
+    dataset, roles = read_dataset(_input(job, "dataset"))
     chosen = str(_input(job, "choose").info["chosen"])
-    as_of = _input(job, "split").info["as_of"]
-    known = _known_rows(dataset, str(as_of) if as_of else None)
+    split = _input(job, "split")
+    as_of = split.info["as_of"]
+    known = _refit_rows(split)
     made = _fit(job, dataset, roles, known, np.zeros(len(known), dtype=bool), job.step.config["models"][chosen])
     return Made(info={**made.info, "model": chosen, "as_of": as_of}, notes=made.notes)
 
@@ -156,24 +158,37 @@ def _fit(
     return Made(info=info, notes=tuple(notes))
 
 
-def _known_rows(dataset: pa.Table, as_of: str | None) -> npt.NDArray[np.bool_]:
-    """Return which rows have a label that was known by as_of, of shape (n,)."""
-    known = np.array(dataset.column("_label").is_valid().to_numpy(), dtype=np.bool_)
-    if as_of is not None:
-        now = np.datetime64(as_of.removesuffix("Z").removesuffix("+00:00"), "us")
-        for name in ("_at", "_label_known_at"):
-            if name in dataset.column_names:
-                known &= dataset.column(name).to_numpy() <= now  # false where it is NULL, which is NaT
-    return known
+def _refit_rows(split: Version) -> npt.NDArray[np.bool_]:
+    """Return which rows have a part, or have none only because a later part begins, of shape (n,)."""
+    reasons = np.asarray(map_arrow_file(split.folder / PARTS).column("left_out").to_numpy())
+    found: npt.NDArray[np.bool_] = np.isin(reasons, [0, *(splits.CODES[reason] for reason in splits.BOUNDARY)])
+    return found
 
 
 def _score_champion(job: Job, opponent: Opponent) -> dict[str, Any]:
+    """Return the metrics of the champion's twin on the candidate's test rows, as `verdict.validate` reads them."""
     dataset, roles, parts = _rows(job)
-    model = read_model(opponent.twin)
+    theirs, their_roles = read_dataset(opponent.dataset)
+    tested = dataset.column(roles["key"]).filter(pa.array(parts == splits.TEST))
+    seen = np.isin(read_parts(opponent.split), (splits.TRAIN, splits.VALIDATION))  # validation chose the twin
+    known = {
+        "name": f"version {opponent.number}",
+        "overlap": verdict.count_overlap(tested, theirs.column(their_roles["key"]).filter(pa.array(seen))),
+    }
     y, classes = _labels(dataset, parts, str(job.step.config["task"]), TRAINABLE)
-    found = verdict.champion_metrics(
+    rows = dataset
+    if not opponent.is_same_definition:
+        found = _find_keys(tested, theirs.column(their_roles["key"]))
+        if found.null_count:
+            lacks = f"its own dataset lacks {found.null_count} of the test rows"
+            why = f"its features are defined differently now, and {lacks}"
+            return {**known, "metrics": {}, "missing": [], "why": why}
+        rows, y = theirs.take(found), y[parts == splits.TEST]
+        parts = np.full(rows.num_rows, splits.TEST, dtype=np.int8)
+    model = read_model(opponent.twin)
+    scored = verdict.champion_metrics(
         model,
-        dataset,
+        rows,
         parts,
         roles,
         job.step.config,
@@ -182,10 +197,14 @@ def _score_champion(job: Job, opponent: Opponent) -> dict[str, Any]:
         inputs=[column.name for column in model.inputs.columns],
         champion_classes=model.classes,
     )
-    theirs, their_roles = read_dataset(opponent.dataset)
-    trained = theirs.column(their_roles["key"]).filter(pa.array(read_parts(opponent.split) == splits.TRAIN))
-    tested = dataset.column(roles["key"]).filter(pa.array(parts == splits.TEST))
-    return {**found, "name": f"version {opponent.number}", "overlap": verdict.count_overlap(tested, trained)}
+    return {**known, **scored}
+
+
+def _find_keys(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> pa.Array:
+    """Return where each wanted key stands, NULL where it does not; compared as text if the types differ."""
+    if wanted.type != keys.type:
+        wanted, keys = pc.cast(wanted, pa.string()), pc.cast(keys, pa.string())
+    return pc.index_in(wanted.combine_chunks(), value_set=keys.combine_chunks())
 
 
 def _duckdb_type(kind: pa.DataType) -> str:

@@ -279,7 +279,11 @@ class State(StateFile):
     def forget(self, fingerprints: Iterable[str]) -> None:
         """Remove the records of versions that the store no longer holds."""
         with self.transaction() as con:
-            con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
+            self.drop_records(con, fingerprints)
+
+    def drop_records(self, con: sqlite3.Connection, fingerprints: Iterable[str]) -> None:
+        """`forget`, within a transaction."""
+        con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
 
     # runs
 
@@ -362,6 +366,11 @@ class State(StateFile):
         """Return the newest runs, newest first, without their steps."""
         rows = self.read("SELECT * FROM runs ORDER BY number DESC LIMIT ?", (limit,))
         return [self._run(row) for row in rows]
+
+    def running(self) -> list[RunRecord]:
+        """Return the runs that are in work, newest first; within a transaction none begins meanwhile."""
+        rows = self.read("SELECT * FROM runs WHERE status = 'running' ORDER BY number DESC")
+        return [run for row in rows if (run := self._run(row)).status == "running"]
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its steps in the order in which they ended, or None."""

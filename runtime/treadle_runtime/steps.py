@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import duckdb
 
-from treadle.errors import StepError
-from treadle_runtime import datasets, engine, readers
+from treadle.errors import Problem, StepError, StoreError, TreadleError
+from treadle_runtime import datasets, engine, readers, usercode
 from treadle_runtime.arrowfile import write_arrow_file
+from treadle_runtime.disk import disk_full
 from treadle_runtime.engine import Connection
-from treadle_runtime.features import OnConnect, create_relations, run_function, run_query
+from treadle_runtime.features import OnConnect, create_relations, name_of, run_function, run_query
 from treadle_runtime.job import Job, Made
 from treadle_runtime.sample import fetch_sample
 from treadle_runtime.store import Column
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 DATASET_FILE = "data.arrow"
 MAX_SHOWN_ROWS = 3
+MAX_REASON = 300
 
 
 def _nobody(con: Connection) -> None:
@@ -37,7 +40,21 @@ def run_job(job: Job, on_connect: OnConnect = _nobody) -> Made:
 
     Raises:
         StepError: it failed; the problem names the step, the place and the way on.
+        OSError: a file of the store or of the project cannot be read or written.
     """
+    try:
+        return _run(job, on_connect)
+    except (TreadleError, OSError):
+        raise
+    except duckdb.Error as error:
+        if engine.is_disk_full(error):
+            raise StoreError(disk_full(job.folder, "No space left on device")) from error
+        raise engine.sql_error(error, name_of(job.step), job.step.where) from error
+    except Exception as error:
+        raise StepError(_cannot_predict(job, error) or _unexpected(job, error)) from error
+
+
+def _run(job: Job, on_connect: OnConnect) -> Made:
     step = job.step
     match step.kind:
         case "source":
@@ -118,3 +135,36 @@ def _located(job: Job, run: Callable[[], Made]) -> Made:
     except StepError as error:
         step = job.step
         raise StepError(replace(p, where=p.where or step.where) for p in error.problems) from error
+
+
+def _cannot_predict(job: Job, error: Exception) -> Problem | None:
+    """Return the problem of a model that raised when it was asked to predict, or None if it was not the model."""
+    if job.step.kind not in ("evaluate", "validate"):
+        return None
+    from treadle_runtime.training.model import TrainedModel
+
+    asked = TrainedModel.predict.__code__
+    if not any(frame.f_code is asked for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    what = f'the model "{job.step.model}" cannot predict' if job.step.model else "the champion cannot predict"
+    fix = "set preprocess: {impute: median} in the model" if "NaN" in str(error) else "see `params` of the model"
+    return Problem("TR716", what, job.step.where, _reason(error), fix=fix)
+
+
+def _unexpected(job: Job, error: Exception) -> Problem:
+    step_id = job.step.id
+    return Problem(
+        "TR718",
+        f"{step_id} failed in a way that Treadle did not expect",
+        job.step.where,
+        f"{type(error).__name__}: {_reason(error)}",
+        fix=f"please report it with this: `treadle run {step_id} --pdb` shows where",
+        frames=usercode.last_frame(error.__traceback__, job.root),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what an exception says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "it says nothing more"
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."

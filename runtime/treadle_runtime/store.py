@@ -40,6 +40,7 @@ from treadle_runtime.version import (
 __all__ = ["JSON", "Column", "Draft", "Part", "Store", "Version", "storage_errors"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class Draft:
@@ -135,8 +136,11 @@ class Store:
         return version
 
     def fingerprints(self) -> frozenset[str]:
-        """Return the fingerprints of all versions; one listing of the store, no file is opened."""
-        return frozenset(disk.names_in(self.root / "store"))
+        """Return the fingerprints of all versions; one listing of the store, no file is opened.
+
+        What else lies there, such as a file manager's .DS_Store, is none.
+        """
+        return frozenset(filter(_FINGERPRINT.fullmatch, disk.names_in(self.root / "store")))
 
     def built(self, fingerprints: Iterable[str]) -> frozenset[str]:
         """Return which of the fingerprints have a version; one listing of the store, no file is opened."""
@@ -200,6 +204,12 @@ class Store:
 
     def remove(self, fingerprints: Iterable[str]) -> None:
         """Delete versions; who reads one at this moment keeps the files that are open."""
+        for folder in self.withdraw(fingerprints):
+            disk.remove(folder)
+
+    def withdraw(self, fingerprints: Iterable[str]) -> list[Path]:
+        """Take versions out of the store at once, and return their folders, which are still to be deleted."""
+        withdrawn = []
         for fingerprint in fingerprints:
             folder = self.folder_of(fingerprint)
             gone = self.root / "tmp" / f"removed-{uuid.uuid4().hex}"
@@ -209,7 +219,8 @@ class Store:
                     folder.rename(gone)  # a version is whole or absent, while it is being deleted too
                 except FileNotFoundError:
                     continue
-            disk.remove(gone)
+            withdrawn.append(gone)
+        return withdrawn
 
     def sweep(self) -> list[str]:
         """Remove what killed processes left: folders in tmp/ and locks that nobody holds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import linecache
 import os
 import sys
@@ -12,28 +13,90 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from treadle.errors import Location, Problem, StepError
 
 MAX_FRAMES = 3
+_FOLDERS = ("features", "models", "pipelines", "tests")
+_TREADLE = Path(__file__).parent
 
 
-def load_function(root: Path, path: str, name: str) -> Callable[..., Any]:
-    """Import a file of the project as the module that its own imports would find, and return one of its functions.
+@contextlib.contextmanager
+def loaded(root: Path, path: str, name: str) -> Iterator[Callable[..., Any]]:
+    """Load a file of the project as the module that its own imports would find, and give one of its functions.
+
+    Afterwards the project's modules are gone: the next function of the process meets no state of this one.
 
     Args:
         root: the project's folder.
         path: the file, relative to it.
         name: the function.
     """
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-    function: Callable[..., Any] = getattr(module, name)
-    return function
+    before, search = dict(sys.modules), list(sys.path)
+    sys.path[:] = [str(root), *(entry for entry in search if entry != str(root))]
+    importlib.invalidate_caches()
+    try:
+        _bind_folders(root)
+        yield getattr(_load(root, path), name)
+    finally:
+        sys.path[:] = search
+        for module_name, module in list(sys.modules.items()):
+            if before.get(module_name) is not module and _is_of_project(module, root):
+                del sys.modules[module_name]
+        for module_name in before.keys() - sys.modules.keys():
+            sys.modules[module_name] = before[module_name]
+
+
+def _bind_folders(root: Path) -> None:
+    """Let the project's folders be the packages of their names, also where one of that name is installed."""
+    for folder in _FOLDERS:
+        if not (root / folder).is_dir():
+            continue
+        for module_name in [name for name in sys.modules if name.partition(".")[0] == folder]:
+            del sys.modules[module_name]
+        if not (root / folder / "__init__.py").exists():
+            spec = ModuleSpec(folder, None, is_package=True)
+            spec.submodule_search_locations = [str(root / folder)]
+            sys.modules[folder] = importlib.util.module_from_spec(spec)
+
+
+def _load(root: Path, path: str) -> ModuleType:
+    module_name = path.removesuffix(".py").replace("/", ".")
+    package, _, last = module_name.rpartition(".")
+    parent = importlib.import_module(package) if package else None
+    if module_name in sys.modules:  # its package imports it
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, root / path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    if parent is not None:
+        setattr(parent, last, module)
+    return module
+
+
+def _is_of_project(module: ModuleType, root: Path) -> bool:
+    """Return whether a module lies below the project's folder, and not in an environment that does so too."""
+    file = getattr(module, "__file__", None)
+    try:
+        places = [file] if file else list(getattr(module, "__path__", ()))
+    except (KeyError, ImportError):  # a namespace package whose parent is gone
+        return False
+    place = next((str(place) for place in places), "")
+    installed = any(place.startswith(prefix + os.sep) for prefix in _installed_below(root))
+    return place.startswith(str(root) + os.sep) and "site-packages" not in place and not installed
+
+
+def _installed_below(root: Path) -> list[str]:
+    """Return the folders of the running Python that lie in the project's own."""
+    folders = (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
+    return [folder for folder in folders if folder.startswith(str(root) + os.sep)]
 
 
 def check_unchanged(root: Path, python: Mapping[str, str], what: str) -> None:
@@ -84,6 +147,14 @@ def _own_frames(trace: TracebackType | None, root: Path) -> tuple[str, ...]:
             line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
             found.append(f"{_relative(frame.filename, root)}:{frame.lineno} in {frame.name}\n      {line}")
     return tuple(found[-MAX_FRAMES:])
+
+
+def last_frame(trace: TracebackType | None, root: Path) -> tuple[str, ...]:
+    """Return the last frame of the project's code, else the last of Treadle's, as the lines that an error shows."""
+    if frames := _own_frames(trace, root):
+        return frames[-1:]
+    found = [frame for frame in traceback.extract_tb(trace) if Path(frame.filename).is_relative_to(_TREADLE)]
+    return tuple(f"{_relative(f.filename, _TREADLE.parent)}:{f.lineno} in {f.name}\n      {f.line}" for f in found[-1:])
 
 
 def _relative(filename: str, root: Path) -> str:

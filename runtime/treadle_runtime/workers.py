@@ -26,6 +26,8 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # As with SQL: more threads change the last bits of float sums and the order of rows from machine to machine.
     "POLARS_MAX_THREADS": "1",
+    # Text hashes alike in every process, so that the order of a set does not differ from build to build.
+    "PYTHONHASHSEED": "0",
 }
 
 

@@ -282,7 +282,7 @@ class Workspace:
             plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
             runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
             run = runner.run(plan, run_id)
-            candidates = {} if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
+            published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
             status = run.outcome
         except TreadleError:
             status = "failed"
@@ -290,10 +290,10 @@ class Workspace:
         finally:
             # Only now: what is built and not yet published is safe from `clean` while the run is running.
             self.state.finish_run(run_id, status)
-        if run.has_failed():
+        if published is None:
             return Outcome(run, {}, published=False)
-        emit(Published(environment, candidates))
-        return Outcome(run, candidates, published=True)
+        emit(Published(environment, published.candidates, published.warnings))
+        return Outcome(run, published.candidates, published=True)
 
     def step(self, name: str) -> StepHandle:
         """Return a step, with its inputs and what is built of it.

@@ -175,6 +175,17 @@ def test_name_of_a_pipeline_or_model_means_its_steps(selector: str, expected: se
     assert select(PIPELINE, [selector]) == expected
 
 
+def test_id_of_a_step_means_that_step_alone() -> None:
+    dataset = step("arrivals", "dataset", "arrivals", inputs=("flights",))
+    report = step("arrivals.report", "stage", "report", pipeline="arrivals")
+    graph = Graph("p", "dev", {**PIPELINE.steps, dataset.id: dataset, report.id: report})
+    assert select(graph, ["arrivals"]) == {"arrivals"}
+    assert select(graph, ["pipeline:arrivals"]) == ARRIVALS | {"arrivals.report"}
+    assert select(graph, ["arrivals.split"]) == {"arrivals.split"}
+    assert select(graph, ["arrivals.trees"]) == TREES
+    assert select(graph, ["report"]) == {"arrivals.report"}
+
+
 def test_no_selector_means_all_and_exclude_takes_away() -> None:
     assert select(PIPELINE, []) == set(PIPELINE.steps)
     assert select(PIPELINE, [], ["arrivals", "kind:test"]) == {"flights", "rows"}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from treadle.errors import StoreError
-from treadle_runtime.catalog import open_catalog, write_catalog
+from treadle_runtime import catalog
+from treadle_runtime.catalog import Query, open_catalog
 from treadle_runtime.engine import connect, write_query
 from treadle_runtime.store import Store, Version
 
@@ -45,6 +49,16 @@ def built(store: Store, fingerprint: str, sql: str) -> Version:
     ):
         columns, _, _ = write_query(con, sql, draft.folder)
         return draft.publish(columns, {})
+
+
+def write_catalog(path: Path, views: Mapping[str, Version | str], store_root: Path) -> bool:
+    """Write a catalog of versions and of texts of queries."""
+    found = {name: view if isinstance(view, Version) else query(view) for name, view in views.items()}
+    return catalog.write_catalog(path, lambda _: found, store_root)
+
+
+def query(sql: str) -> Query:
+    return Query(hashlib.sha256(sql.encode()).hexdigest(), sql)
 
 
 def shown(path: Path, sql: str) -> list[tuple[object, ...]]:
@@ -227,3 +241,47 @@ def test_times_with_a_zone_are_shown_in_utc(store: Store, path: Path) -> None:
     version = built(store, "f1", "select timestamptz '2020-01-01 00:00:00+02' as moment")
     write_catalog(path, {"a": version}, store.root / "store")
     assert shown(path, "select moment::varchar from a") == [("2019-12-31 22:00:00+00",)]
+
+
+def test_queries_are_told_to_who_writes_next_even_when_the_file_is_lost(store: Store, path: Path) -> None:
+    version, view = built(store, "f1", "select 1 as x"), query('select x + 1 as y from "a"')
+    catalog.write_catalog(path, lambda told: {"a": version, "b": view} if not told else {}, store.root / "store")
+    path.unlink()
+
+    def find_views(told: Mapping[str, str]) -> dict[str, Version | Query]:
+        assert told == {view.fingerprint: view.sql}
+        return {"a": version, "b": Query(view.fingerprint, told[view.fingerprint])}
+
+    assert catalog.write_catalog(path, find_views, store.root / "store")
+    assert shown(path, "from b") == [(2,)]
+    assert not catalog.write_catalog(path, find_views, store.root / "store")
+
+
+def test_who_writes_last_has_looked_last(store: Store, path: Path) -> None:
+    one, two = built(store, "f1", "select 1 as x"), built(store, "f2", "select 2 as x")
+    root, published, looked, go_on = store.root / "store", [one], threading.Event(), threading.Event()
+
+    def find_first(_: Mapping[str, str]) -> dict[str, Version | Query]:
+        found = published[-1]
+        looked.set()
+        go_on.wait(30)
+        return {"a": found}
+
+    first = threading.Thread(target=catalog.write_catalog, args=(path, find_first, root))
+    first.start()
+    assert looked.wait(30)
+    published.append(two)
+    second = threading.Thread(target=catalog.write_catalog, args=(path, lambda _: {"a": published[-1]}, root))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    go_on.set()
+    first.join(30)
+    second.join(30)
+    assert shown(path, "from a") == [(2,)]
+
+
+def test_query_over_files_that_are_gone_has_no_view(store: Store, path: Path) -> None:
+    views: Views = {"a": built(store, "f1", "select 1 as x"), "b": "from read_parquet('/nowhere/b.parquet')"}
+    assert write_catalog(path, views, store.root / "store")
+    assert names(path) == ["a"]

@@ -250,6 +250,16 @@ def test_runs_lists_runs_and_their_steps(churn: ProjectFolder) -> None:
     assert len(churn.treadle("runs", "--limit", "1").stdout.splitlines()) == 2
 
 
+def test_show_finds_an_own_stage_by_its_short_name(churn: ProjectFolder) -> None:
+    head = "import polars as pl\nfrom treadle import stage\n\n\n"
+    body = (
+        '@stage(pipeline="churn", after="evaluate")\ndef report(tree: pl.LazyFrame):\n    return tree.select("row")\n'
+    )
+    churn.write("pipelines/own.py", head + body)
+    churn.build("report")
+    assert churn.json("show", "report") == churn.json("show", "churn.report")
+
+
 def test_debug_checks_everything(churn: ProjectFolder) -> None:
     text = churn.treadle("debug").stdout
     assert str(churn.root) in text

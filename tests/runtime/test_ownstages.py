@@ -112,3 +112,31 @@ def test_wrong_stage_is_a_compile_error(churn, old, new, code, what):
     with pytest.raises(ProjectError) as raised:
         churn.plan()
     assert [(problem.code, problem.what) for problem in raised.value.problems] == [(code, what)]
+
+
+def test_own_split_leaves_out_what_as_of_does_not_know_and_the_refit_too(churn):
+    churn.write("pipelines/own.py", SPLIT)
+    done = churn.build(as_of="2024-01-15T00:00:00+00:00", tests="without")
+    info = done.info("churn.split")
+    kept = sum(info["counts"].values())
+    assert info["as_of"] == "2024-01-15T00:00:00Z"
+    assert 135 <= kept <= 141  # ten rows a day, of which the function gave parts to 200
+    assert info["left_out"] == {"after_as_of": 200 - kept, "not_given": 100}
+    if "churn.refit" not in done.of("skipped"):
+        assert done.info("churn.refit")["rows"]["train"] == kept
+
+
+def test_refit_takes_no_row_that_an_own_split_left_out(churn):
+    churn.write("pipelines/own.py", SPLIT)
+    churn.edit("pipelines/churn.yml", 'gates: ["roc_auc >= 0.6", "roc_auc >= champion.roc_auc - 0.05"]', "gates: []")
+    assert churn.build().info("churn.refit")["rows"]["train"] == 200
+
+
+def test_own_split_whose_part_is_all_after_as_of_is_an_error(churn):
+    rule = 'part=pl.when(pl.col("id") < 50).then(pl.lit("train")).when(pl.col("id") < 100)'
+    rule += '.then(pl.lit("validation")).otherwise(pl.lit("test"))'
+    churn.write("pipelines/own.py", SPLIT.replace('part=part.otherwise(pl.lit("train"))', rule))
+    problem = churn.build(as_of="2024-01-08T00:00:00+00:00", tests="without").problems["churn.split"]
+    assert problem.code == "TR707"
+    assert "every row that was given to test is left out" in problem.why
+    assert "the moment of prediction is after as_of: " in problem.why

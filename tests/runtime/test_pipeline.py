@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
 
+    from treadle_runtime.registry import ModelVersion
+
 TAIL = {"churn.choose", "churn.validate", "churn.refit"}
 AFTER_DATASET = {
     *("rows", "churn.split", "churn.baseline", "churn.linear.train", "churn.tree.train"),
@@ -165,6 +167,14 @@ def test_refit_trains_on_all_rows_and_twin_on_none_of_the_test(churn: ProjectFol
     assert done.info("churn.refit")["rows"]["train"] == sum(counts.values())
 
 
+def test_refit_takes_the_rows_that_only_a_boundary_left_out(churn: ProjectFolder) -> None:
+    churn.edit("pipelines/churn.yml", "validation: 6d}", "validation: 6d, gap: 1d}")
+    done = churn.build(as_of="2024-01-30T00:00:00+00:00", tests="without")
+    split = done.info("churn.split")
+    assert set(split["left_out"]) == {"after_as_of", "in_gap"}
+    assert done.info("churn.refit")["rows"]["train"] == sum(split["counts"].values()) + split["left_out"]["in_gap"]
+
+
 # gates
 
 
@@ -204,7 +214,7 @@ def test_champion_is_compared_on_the_same_test_rows(churn: ProjectFolder) -> Non
     done = churn.build()
     gate = done.info("churn.validate")["gates"][1]
     assert gate["status"] == "failed"  # without the amount there is little to learn
-    assert "champion" in gate["why"]
+    assert gate["value"] < gate["bound"]
     assert done.outcome.run.is_rejected()
     churn.edit("models/churn.yml", "columns: []", "columns: [amount]")
     churn.edit(
@@ -233,6 +243,51 @@ def test_champion_that_trained_on_test_rows_fails_the_gate(churn: ProjectFolder)
     assert gate["status"] == "failed"
     assert "trained on" in gate["why"]
     assert done.of("skipped") == {"churn.refit"}
+
+
+TOTAL = "sum(sum(amount)) over (partition by user order by ts) as total"
+SCALED = TOTAL.replace(" as total", " * -1000000 as total")
+
+
+def test_champion_is_scored_on_its_own_features_when_they_are_redefined(churn: ProjectFolder) -> None:
+    with churn.open() as workspace:
+        champion = workspace.registry.promote("churn", env="dev")
+    churn.edit("features/spend.sql", TOTAL, SCALED)
+    gate = churn.build().info("churn.validate")["gates"][1]
+    assert gate["bound"] == pytest.approx(_roc_auc(champion) - 0.05)
+
+
+def test_champion_is_scored_on_new_rows_only_while_features_are_defined_alike(churn: ProjectFolder) -> None:
+    with churn.open() as workspace:
+        workspace.registry.promote("churn", env="dev")
+    text = (churn.root / "data/orders.csv").read_text()
+    rows = [f"{300 + i},u0{i},2024-01-31 0{i}:00:00,{90 - 80 * (i % 2)},{1 - i % 2}\n" for i in range(10)]
+    churn.write("data/orders.csv", text + "".join(rows))
+    gate = churn.build().info("churn.validate")["gates"][1]
+    assert gate["status"] == "passed"
+    churn.edit("features/spend.sql", TOTAL, SCALED)
+    done = churn.build()
+    gate = done.info("churn.validate")["gates"][1]
+    assert gate["status"] == "failed"
+    assert gate["why"] == (
+        "the champion version 1 cannot be scored on the test rows: its features are defined differently now, "
+        "and its own dataset lacks 10 of the test rows"
+    )
+    assert done.of("skipped") == {"churn.refit"}
+
+
+def test_champion_that_was_chosen_on_test_rows_fails_the_gate(churn: ProjectFolder) -> None:
+    with churn.open() as workspace:
+        workspace.registry.promote("churn", env="dev")
+    churn.edit("pipelines/churn.yml", "test: last 9d", "test: last 12d")  # three days of the champion's validation
+    gate = churn.build().info("churn.validate")["gates"][1]
+    assert gate["status"] == "failed"
+    assert "of the test rows" in gate["why"]
+
+
+def _roc_auc(version: ModelVersion) -> float:
+    value = version.metrics["roc_auc"]
+    return float(value["value"] if isinstance(value, dict) else value)
 
 
 def test_champion_whose_version_is_gone_is_an_error(churn: ProjectFolder) -> None:

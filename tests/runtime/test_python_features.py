@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,6 +141,41 @@ def test_project_folder_shadows_no_library_that_treadle_needs(make_project: Make
         "features", feature(f"return {RESULT}"), {"queue.py": "raise SystemExit", "sklearn/x.py": ""}
     )
     assert not build_one(project).problems
+
+
+def test_global_state_does_not_reach_the_next_function(make_project: MakeProject) -> None:
+    counted = """\
+import polars as pl
+from treadle import feature
+
+from .counting import seen
+
+
+@feature(entity="user", static=True)
+def {name}(orders: pl.LazyFrame) -> pl.LazyFrame:
+    seen.append(1)
+    return pl.LazyFrame({{"user": ["a"], "n": [len(seen)]}})
+"""
+    files = {f"features/{name}.py": counted.format(name=name) for name in ("one", "two")}
+    project = make_project("features", files, {"features/counting.py": "seen = []\n"})
+    assert not project.build("one", "two", tests="without", threads=1).problems
+    with project.open() as workspace:
+        assert [workspace.step(name).table()["n"].to_pylist() for name in ("one", "two")] == [[1], [1]]
+
+
+def test_project_folder_wins_over_an_installed_package_of_its_name(
+    make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "lib/features"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(installed.parent))
+    assert not build_one(
+        make_project("features", feature(f"from features.two import n\nreturn {RESULT}"), TWO)
+    ).problems
+
+
+TWO = {"features/two.py": "n = 2\n"}
 
 
 # errors of the user's code

@@ -94,7 +94,7 @@ def test_failed_candidate_gets_a_number_and_no_alias(state: State) -> None:
         registry.promote("arrivals", 2, env="dev")
     assert str(caught.value) == (
         'error[TR603]: version 2 of "arrivals" did not pass its gates\n'
-        "  fix: `treadle models arrivals` lists its metrics; promote it all the same with --force"
+        "  fix: `treadle models` lists its metrics; promote it all the same with --force"
     )
     assert registry.champion("arrivals", env="dev") is None
     assert registry.promote("arrivals", 2, env="dev", force=True).number == 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from treadle.errors import StoreError
+from treadle_runtime.schedule import needs
 from treadle_runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -138,6 +139,64 @@ def test_failing_test_holds_back_readers_through_a_view(make_project: MakeProjec
         "features/on_view.sql": "select * from {{ ref('view') }}",
     }
     assert make_project("features", files).build().of("skipped") == {"spend", "on_view"}
+
+
+def test_unexpected_failure_is_told_and_goes_no_further(churn: ProjectFolder) -> None:
+    with churn.open() as workspace:
+        version = workspace.step("rows").version
+        assert version is not None
+    data = version.folder / "data.arrow"
+    data.chmod(0o644)
+    data.write_bytes(b"?" * data.stat().st_size)
+    churn.edit("pipelines/churn.yml", "validation: 6d", "validation: 5d")
+    churn.write("features/apart.sql", "select 1 as x")
+    done = churn.build()
+    assert done.of("failed") == {"churn.split"}
+    assert "apart" in done.of("built")
+    problem = done.problems["churn.split"]
+    [frame] = problem.frames
+    assert frame.startswith("treadle_runtime/arrowfile.py:")
+    assert problem.to_text().splitlines()[:4] == [
+        "error[TR718]: churn.split failed in a way that Treadle did not expect",
+        f"  {problem.where}   {problem.where.text}".rstrip() if problem.where else "",
+        "  ArrowInvalid: Not an Arrow file",
+        "  fix: please report it with this: `treadle run churn.split --pdb` shows where",
+    ]
+
+
+def test_model_that_cannot_predict_is_told(churn: ProjectFolder) -> None:
+    churn.edit("models/churn.yml", "features: [spend, profile]", "features: []")
+    churn.edit("models/churn.yml", "logistic_regression}", "logistic_regression, preprocess: {impute: none}}")
+    header, *rows = (churn.root / "data/orders.csv").read_text().splitlines()
+    last = [",".join([*row.split(",")[:3], "", row.split(",")[4]]) for row in rows[-20:]]
+    churn.write("data/orders.csv", "\n".join([header, *rows[:-20], *last]) + "\n")
+    done = churn.build()
+    problem = done.problems["churn.linear.evaluate"]
+    assert (problem.code, problem.what) == ("TR716", 'the model "linear" cannot predict')
+    assert "NaN" in problem.why
+
+
+def test_view_that_fails_is_named(make_project: MakeProject) -> None:
+    files = {
+        "features/view.sql": "{{ config(materialized='view') }}\nselect nothing from {{ ref('orders') }}",
+        "features/on_view.sql": "select * from {{ ref('view') }}",
+    }
+    problem = make_project("features", files).build("on_view").problems["on_view"]
+    assert (problem.code, problem.what) == ("TR702", 'SQL failed in feature "view"')
+
+
+def test_diamonds_of_views_are_planned_at_once(make_project: MakeProject) -> None:
+    def view(n: int, side: str) -> str:
+        parents = [f"{{{{ ref('{other}{n - 1}') }}}}" for other in "ab"] if n else ["{{ ref('orders') }}"]
+        return "{{ config(materialized='view') }}\n" + " union all ".join(
+            f"(from {parent} limit 1)" for parent in parents
+        )
+
+    graph_files = {f"features/{side}{n}.sql": view(n, side) for n in range(30) for side in "ab"}
+    with make_project("features", graph_files, {"features/top.sql": "from {{ ref('a29') }}"}).open() as workspace:
+        inputs, after = needs(workspace.graph, workspace.graph["top"])
+    assert len(inputs) == 2 * 29 + 1 + 1
+    assert set(after) == {"test:not_null_orders_id", "test:unique_orders_id"}
 
 
 # parallel

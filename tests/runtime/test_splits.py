@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from treadle.errors import StepError
 from treadle_runtime.splits import (
+    CODES,
     LEFT_OUT,
     REASONS,
     TEST,
@@ -22,6 +23,7 @@ from treadle_runtime.splits import (
     Split,
     from_iso,
     hash_share,
+    restrict,
     split,
     to_iso,
 )
@@ -390,3 +392,48 @@ def test_key_of_a_type_without_text_is_an_error() -> None:
 
     with pytest.raises(StepError, match='column "tags" cannot decide the part of a row'):
         split(lists, roles, by_share("entity", entity=("tags",)))
+
+
+# parts that a project's function gave
+
+
+def test_restricted_parts_hold_no_row_of_the_future_and_no_unknown_label() -> None:
+    rows: list[Row] = [(0, 1, 1), (24, None, 25), (48, 1, None), (72, 0, 97), (96, 1, 97), (120, 0, 121), (144, 1, 999)]
+    table, roles = dataset([*rows, (200, 1, 201), (6, 1, 7)])
+    given = np.array([1, 1, 1, 1, 2, 3, 3, 3, 0], np.int8)
+
+    found = restrict(table, roles, given, "2013-01-08T00:00:00Z")
+
+    assert found.parts.tolist() == [1, 0, 0, 0, 2, 3, 0, 0, 0]
+    reasons = ["", "label_null", "label_not_known", "label_known_late", "", "", "label_not_known", "after_as_of"]
+    assert found.reasons.tolist() == [CODES.get(reason, 0) for reason in [*reasons, "not_given"]]
+    assert found.info["as_of"] == "2013-01-08T00:00:00Z"
+    assert found.info["counts"] == {"train": 1, "validation": 1, "test": 1}
+    assert sum(found.info["left_out"].values()) == 6
+
+
+def test_restricted_parts_take_the_newest_label_for_now() -> None:
+    table, roles = dataset(daily(6, delay=6))
+    given = np.array([1, 1, 2, 2, 3, 3], np.int8)
+    found = restrict(table, roles, given, "newest")
+    assert found.info["as_of"] == "2013-01-06T18:00:00Z"
+    assert found.parts.tolist() == given.tolist()
+
+
+def test_restricted_parts_that_overlap_in_time_have_no_boundary() -> None:
+    table, roles = dataset(daily(6, delay=30))
+    given = np.array([1, 2, 1, 2, 3, 3], np.int8)
+    found = restrict(table, roles, given, "newest")
+    # training and validation overlap; the test part begins after both, and the last row's label is known after it.
+    assert found.parts.tolist() == [1, 2, 1, 0, 3, 3]
+    assert found.info["left_out"] == {"label_known_late": 1}
+
+
+def test_reasons_stand_beside_the_parts_and_count_alike() -> None:
+    table, roles = dataset(daily(40, delay=30))
+    found = split(table, roles, by_time("last 5d", "10d", gap_us=DAY))
+    assert set(found.info["left_out"]) >= {"label_known_late", "in_gap"}
+    assert {name: int((found.reasons == code).sum()) for name, code in CODES.items() if code in found.reasons} == (
+        found.info["left_out"]
+    )
+    assert ((found.reasons != 0) == (found.parts == LEFT_OUT)).all()

@@ -399,3 +399,13 @@ def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="TR805") as caught:
         open_state(tmp_path)
     assert str(tmp_path / ".treadle" / "state.db") in str(caught.value)
+
+
+def test_running_are_the_runs_that_live(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        first, second, ended = (state.start_run("dev", "treadle build") for _ in range(3))
+        state.finish_run(ended, "passed")
+        with state.transaction():
+            assert [run.id for run in state.running()] == [second, first]
+    with open_state(tmp_path) as state:
+        assert state.running() == []

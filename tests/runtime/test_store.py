@@ -363,3 +363,22 @@ def test_a_store_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught, store.claim(FP):
         pass
     assert caught.value.problems[0].code == "TR805"
+
+
+def test_what_is_no_version_is_not_counted_as_one(store: Store) -> None:
+    publish(store)
+    (store.root / "store" / ".DS_Store").write_bytes(b"")
+    (store.root / "store" / "notes").mkdir()
+    (store.root / "store" / (FP + ".bak")).mkdir()
+    assert store.fingerprints() == {FP}
+
+
+def test_withdrawn_version_is_gone_at_once_and_its_files_are_swept(store: Store) -> None:
+    version = publish(store)
+    [folder] = store.withdraw([FP, OTHER])
+    assert store.fingerprints() == frozenset()
+    assert files(folder) == ["card.json", "meta.json", "model/weights.bin"]
+    assert publish(store).folder == version.folder
+    store.sweep()
+    assert not folder.exists()
+    assert store.read(FP) == version

@@ -11,6 +11,8 @@ import pytest
 
 import treadle
 from treadle.errors import ProjectError, UsageError
+from treadle.events import Published
+from treadle_runtime.housekeeping import find_unused, remove_unused
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
@@ -220,3 +222,82 @@ def test_open_project_sees_files_that_change(make_project: MakeProject) -> None:
         project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
         assert {p.step.id for p in workspace.plan() if p.action == "build"} == {"spend"}
         assert workspace.build().run.results["spend"].status == "built"
+
+
+# publishing
+
+
+def test_catalog_that_is_held_open_is_a_warning_and_the_next_build_writes_it(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1000 as n")
+    with duckdb.connect(str(project.root / ".treadle/dev.duckdb")):
+        done = project.build()
+        assert done.outcome.published
+        [event] = [event for event in done.events if isinstance(event, Published)]
+        assert [problem.code for problem in event.warnings] == ["TR806"]
+        result = project.treadle("build")
+        assert "warning[TR806]: the catalog dev.duckdb is held open by another program" in result.stderr
+    with project.open() as workspace:
+        assert {run.status for run in workspace.state.runs()} == {"passed"}
+    assert query(project, "select max(n) > 1000 from spend") == [(False,)]
+    assert not project.build().of("built")
+    assert query(project, "select max(n) > 1000 from spend") == [(True,)]
+
+
+def test_build_of_a_part_keeps_the_published_text_of_the_other_views(make_project: MakeProject) -> None:
+    view = "{{ config(materialized='view') }}\nselect * from {{ ref('orders') }} where id >= 200"
+    over = "{{ config(materialized='view') }}\nselect * from {{ ref('recent') }} where id < 250"
+    project = make_project("features", {"features/recent.sql": view, "features/above.sql": over})
+    project.build()
+    project.edit("features/recent.sql", "200", "201")
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1000 as n")
+    for _ in range(2):
+        project.build("spend")
+        assert query(project, "select max(n) > 1000 from spend") == [(True,)]
+        assert query(project, "select min(id), max(id) from above") == [(200, 249)]
+    project.build()
+    assert query(project, "select min(id), max(id) from above") == [(201, 249)]
+
+
+def test_build_of_the_refit_alone_registers_its_model(make_project: MakeProject) -> None:
+    project = make_project("churn")
+    done = project.build("churn.refit")
+    assert done.outcome.published, done.problems
+    assert done.outcome.candidates == {"churn": 1}
+    with project.open() as workspace:
+        [version] = workspace.registry.versions("churn", env="dev")
+        published = workspace.state.environment("dev")
+        assert (version.shipped, version.validate) == (published["churn.refit"], published["churn.validate"])
+        assert find_unused(workspace.store, workspace.state) == {}
+
+
+# clean
+
+
+def test_clean_keeps_what_was_published_while_it_asked(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    project.build()
+    with project.open() as workspace:
+        [unused] = find_unused(workspace.store, workspace.state)
+        run_id = workspace.state.start_run("dev", "treadle build")
+        with pytest.raises(UsageError, match="a run is in work"):
+            remove_unused(workspace.store, workspace.state, [unused])
+        workspace.state.publish("dev", run_id, {"spend": unused})
+        workspace.state.finish_run(run_id, "passed")
+        assert remove_unused(workspace.store, workspace.state, [unused]) == []
+        assert workspace.store.read(unused) is not None
+        assert workspace.state.version(unused) is not None
+        [other] = find_unused(workspace.store, workspace.state)
+        assert remove_unused(workspace.store, workspace.state, [other, unused]) == [other]
+        assert workspace.store.read(other) is workspace.state.version(other) is None
+    assert not list((project.root / ".treadle/tmp").iterdir())
+
+
+def test_clean_passes_over_files_of_others(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    project.write(".treadle/store/.DS_Store", "")
+    assert project.treadle("clean", "--yes").stdout == "0 versions that nothing refers to, 0.0 MiB\n"

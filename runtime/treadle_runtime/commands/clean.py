@@ -38,8 +38,10 @@ def clean(
         if not as_json:
             click.echo(f"{len(unused)} versions that nothing refers to, {size}")
         if unused and not dry_run and (yes or click.confirm("Remove them?")):
-            remove_unused(workspace.store, workspace.state, list(unused))
+            gone = remove_unused(workspace.store, workspace.state, unused)
+            kept = len(unused) - len(gone)
+            unused = {fingerprint: unused[fingerprint] for fingerprint in gone}
             if not as_json:
-                click.echo("removed")
+                click.echo("removed" + (f", except {kept} that are in use by now" if kept else ""))
         if as_json:
             print_json({"versions": unused, "removed": bool(unused) and not dry_run})

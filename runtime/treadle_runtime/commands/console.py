@@ -78,7 +78,8 @@ class Reporter:
                 self.close()
                 self._tell_not_run()
             case Published():
-                pass
+                for problem in event.warnings:
+                    print_problem(problem, severity="warning")
 
     def close(self) -> None:
         """Take the progress bar away."""

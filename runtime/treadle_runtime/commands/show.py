@@ -54,8 +54,12 @@ def show(
 
 
 def _table(workspace: Workspace, name: str) -> StepHandle | None:
-    """Return the step of that id whose result is a table, if there is one."""
-    step = workspace.graph.steps.get(name)
+    """Return the step of that id whose result is a table, or the own stage of that name, if there is one."""
+    graph = workspace.graph
+    step = graph.steps.get(name)
+    if step is None and not any(name in (other.pipeline, other.model) for other in graph):
+        is_stage = any(other.kind == "stage" and other.name == name for other in graph)
+        return workspace.step(name) if is_stage else None
     return workspace.step(name) if step is not None and step.kind in _TABLES else None
 
 

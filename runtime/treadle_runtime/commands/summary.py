@@ -79,6 +79,8 @@ def _step_json(result: StepResult) -> dict[str, Any]:
 
 
 def _counts(run: Run, reporter: Reporter) -> str:
+    from treadle_runtime.runner import is_failure
+
     steps = [r for r in run.results.values() if r.planned.step.kind != "test"]
     tests = [r for r in run.results.values() if r.planned.step.kind == "test"]
     by_status = {status: sum(r.status == status for r in steps) for status in ("built", "reused", "failed", "skipped")}
@@ -87,9 +89,12 @@ def _counts(run: Run, reporter: Reporter) -> str:
     if tests:
         n_passed = sum(r.status in ("built", "reused") and r.has_passed for r in tests)
         n_skipped = sum(r.status == "skipped" for r in tests)
-        n_failed = len(tests) - n_passed - n_skipped
+        n_failed = sum(is_failure(r) for r in tests)
+        n_warned = len(tests) - n_passed - n_skipped - n_failed
         parts.append(f"{n_passed} {'test' if n_passed == 1 else 'tests'} passed")
-        parts += [f"{n} {word}" for n, word in ((n_failed, "failed"), (n_skipped, "not run")) if n]
+        parts += [
+            f"{n} {word}" for n, word in ((n_failed, "failed"), (n_warned, "warned"), (n_skipped, "not run")) if n
+        ]
     text = f"{', '.join(parts)} in {seconds(reporter.outcome.seconds if reporter.outcome else 0.0)}"
     if run.has_failed():
         return f"{text}; nothing was published\nnext: correct it and run the same command: what is built is kept"
@@ -126,6 +131,8 @@ def _next(workspace: Workspace, outcome: Outcome) -> str:
         champion = workspace.registry.champion(pipeline, env=workspace.environment)
         if champion is None or champion.number != outcome.candidates[pipeline]:
             return f"treadle models promote {pipeline}"
+    if outcome.run.is_rejected():
+        return "correct what the gates found, then treadle build"
     pipelines = _pipelines(outcome.run)
     if pipelines:
         return f"treadle show {pipelines[0]}"

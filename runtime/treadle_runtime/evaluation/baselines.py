@@ -1,8 +1,8 @@
 """Free baselines: what a model has to beat before its metrics mean anything.
 
-    constant      the training rows' class shares; for a value the mean, or the median for metrics of absolute
-    errors best_single   the smoothed mean of the label per value (category) or per quantile bin (number) of
-                  one input, the input that does best on validation rows by the first metric
+    constant      the training rows' class shares; for a value the mean, or the median for metrics of absolute errors
+    best_single   the smoothed mean of the label per value (category) or per quantile bin (number) of one input, the
+                  input that does best on validation rows by the first metric
     linear        logistic or ridge regression over standardized numbers and one-hot categories
 
 All are fitted on training rows alone, the linear one on at most `MAX_LINEAR_ROWS` of them, drawn with a fixed
@@ -173,7 +173,9 @@ def _to_codes(column: Floats | Codes, sample: Codes) -> Codes:
         return column.astype(np.int64, copy=False)
     known = column[sample]
     known = known[np.isfinite(known)]
-    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else np.zeros(0)
+    # Few rows get few bins: each must outweigh the prior, or the input would seem to say nothing.
+    bins = int(np.clip(len(known) // (3 * PRIOR_ROWS), 2, BINS))
+    edges = np.unique(np.quantile(known, np.arange(1, bins) / bins)) if len(known) else np.zeros(0)
     codes = np.searchsorted(edges, column, side="right")
     return np.where(np.isnan(column), len(edges) + 1, codes).astype(np.int64)
 

@@ -23,6 +23,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def read_or_build(cache: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         pass
     made = build(version)
-    _write(file, made)
+    with suppress(OSError):  # it is a cache: on a full or read-only disk the next command makes it anew
+        _write(file, made)
     return made
 
 
