@@ -204,7 +204,8 @@ def _find_keys(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> pa.Array:
     """Return where each wanted key stands, NULL where it does not; compared as text if the types differ."""
     if wanted.type != keys.type:
         wanted, keys = pc.cast(wanted, pa.string()), pc.cast(keys, pa.string())
-    return pc.index_in(wanted.combine_chunks(), value_set=keys.combine_chunks())
+    values = pc.SetLookupOptions(value_set=keys.combine_chunks())
+    return pc.call_function("index_in", [wanted.combine_chunks()], values)
 
 
 def _duckdb_type(kind: pa.DataType) -> str:
