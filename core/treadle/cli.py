@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -73,6 +74,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if sys.platform == "win32":
         print("Treadle runs on Linux and macOS; on Windows use it inside WSL", file=sys.stderr)
         sys.exit(2)
+    # Loading modules makes many objects and no garbage: looking for it took a sixth of a short command's time.
+    gc.set_threshold(100_000)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         code = treadle.main(given, prog_name="treadle", standalone_mode=False)
