@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _run_options(command: F) -> F:
     for option in (json_option, project_options, threads_option, as_of_option, selection_options):
         command = option(command)
-    return click.option("--full-refresh", is_flag=True, help="Compute what is selected again; its first result stays")(command)
+    return click.option("--full-refresh", is_flag=True, help="Compute the selected again; first results stay")(command)
 
 
 @click.command("build")
