@@ -13,7 +13,9 @@ Exceptions carry one or more of them; only commands turn them into text on a ter
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_SHOWN = 20
 MAX_LINE = 120
@@ -102,21 +104,33 @@ CODES: Mapping[str, str] = {
 """Every code and what it says; the table in core/README.md is the same."""
 
 
-@dataclass(frozen=True, order=True)
-class Location:
+class Location(Struct, frozen=True, eq=False, array_like=True):
     """A place in a file of the user's project.
 
     Attributes:
         path: relative to the project's root, with `/`.
         line: from 1; 0 when only the file is known.
         column: from 1; 0 when only the line is known.
-        text: the line itself, without its indentation; may be empty.
+        text: the line itself, without its indentation; may be empty. Two places are the same whatever it is.
     """
 
     path: str
     line: int = 0
     column: int = 0
-    text: str = field(default="", compare=False)
+    text: str = ""
+
+    @property
+    def _place(self) -> tuple[str, int, int]:
+        return self.path, self.line, self.column
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self._place == other._place
+
+    def __lt__(self, other: Location) -> bool:
+        return self._place < other._place
+
+    def __hash__(self) -> int:
+        return hash(self._place)
 
     def __str__(self) -> str:
         place = self.path

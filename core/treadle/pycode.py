@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from treadle.errors import Location, Problem, ProjectError
+from treadle.program import Function
 from treadle.pyclosure import Code, read_closure
 from treadle.pymodule import MARKERS, Module, check_syntax
 from treadle.pynormal import Definition
@@ -22,31 +22,6 @@ from treadle.pysource import Sources
 __all__ = ["Code", "Function", "Sources", "read_code", "read_functions"]
 
 JSON = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function that a decorator of Treadle's makes a feature or a stage.
-
-    Attributes:
-        path: its file, relative to the project's root, with `/`.
-        name: its name.
-        decorator: `feature` or `stage`.
-        parameters: the tables that it reads, in order.
-        annotations: parameter or `return` -> annotation as text, '' where there is none.
-        arguments: the decorator's arguments.
-        line: where `def` stands, from 1.
-        description: its docstring, without indentation.
-    """
-
-    path: str
-    name: str
-    decorator: str
-    parameters: tuple[str, ...]
-    annotations: Mapping[str, str]
-    arguments: Mapping[str, JSON]
-    line: int
-    description: str
 
 
 def read_code(sources: Sources, function: Function) -> Code:

@@ -14,6 +14,7 @@ import threading
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import nodes
@@ -22,11 +23,15 @@ from jinja2.runtime import Macro
 
 from treadle.blame import CallError, calling_line, explain, line_at, line_table, shown
 from treadle.errors import Location, Problem, ProjectError
+from treadle.guard import CALLED_NAMES
+from treadle.literal import Call, Text, read_literal
 from treadle.names import close_match
 from treadle.sandbox import Door, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from jinja2.runtime import Context
 
 FUNCTIONS = ("ref", "source", "var", "env_var", "config", "this", "as_of")
 
@@ -80,9 +85,10 @@ class Rendered:
 
 @dataclass
 class _Rendering:
-    """What the functions note down while one file is rendered."""
+    """What the functions note down while one file is rendered; `line` is of the call that runs, where it is known."""
 
     name: str
+    line: int = 0
     refs: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     uses_as_of: bool = False
@@ -133,11 +139,14 @@ class Renderer:
         """
         source = _NEWLINE.sub("\n", source)
         rendering = _Rendering(name)
-        if _CODE.search(source):
+        if not _CODE.search(source):
+            text, line_of = source, tuple(range(1, source.count("\n") + 2))
+        elif (written := self._render_literal(source, rendering)) is not None:
+            text, line_of = written
+        else:
+            rendering = _Rendering(name)
             self._local.rendering = rendering
             text, line_of = self._run(source, path)
-        else:
-            text, line_of = source, tuple(range(1, source.count("\n") + 2))
         return Rendered(
             text=text,
             path=path,
@@ -148,6 +157,37 @@ class Renderer:
             line_of=line_of,
             uses_as_of=rendering.uses_as_of,
         )
+
+    def _render_literal(self, source: str, rendering: _Rendering) -> tuple[str, tuple[int, ...]] | None:
+        """Render a template that only makes literal calls, without compiling it; None when it is not one, or fails.
+
+        What fails is rendered again by Jinja, which finds the same error and knows where it is.
+        """
+        calls = read_literal(source)
+        if calls is None:
+            return None
+        self._local.rendering = rendering
+        try:
+            with self._sandbox.limited():
+                pieces = [self._write(piece, rendering) for piece in calls]
+        except Exception:
+            return None
+        return "".join(text for text, _, _ in pieces), _map_lines(pieces)
+
+    def _write(self, piece: Call | Text, rendering: _Rendering) -> tuple[str, int, bool]:
+        if isinstance(piece, Text):
+            return self._sandbox.emit(piece.text, True), piece.line, True
+        function = self._sandbox.globals[piece.name]
+        if piece.is_called == (piece.name in CALLED_NAMES) or not isinstance(function, Door):
+            raise KeyError(piece.name)
+        rendering.line = piece.line
+        value = self._sandbox.call(self._context, function, *piece.args, **piece.kwargs)
+        return self._sandbox.emit(value, False), piece.line, False
+
+    @cached_property
+    def _context(self) -> Context:
+        with self._sandbox.limited():
+            return self._compile("", "").new_context()
 
     def _run(self, source: str, path: str) -> tuple[str, tuple[int, ...]]:
         try:
@@ -245,7 +285,7 @@ class Renderer:
             )
         rendering = self._rendering
         if names[0] not in rendering.refs:
-            rendering.refs[names[0]] = calling_line()
+            rendering.refs[names[0]] = rendering.line or calling_line()
         return quote(names[0])
 
     def _var(self, name: Any, default: Any = _MISSING) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
@@ -20,6 +19,7 @@ from sqlglot.errors import ParseError, TokenError
 
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match
+from treadle.program import Query
 from treadle.sqlwords import (
     KEYWORDS,
     READERS,
@@ -65,21 +65,6 @@ MAX_OPEN_JOINS = 8
 
 _Locate: TypeAlias = "Callable[[int], Location]"
 _GAP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Query:
-    """One SELECT that may run.
-
-    Attributes:
-        text: the rendered SQL from its first character to its last token, without a semicolon.
-        tokens: SHA-256, as hex, of its tokens: equal when only comments, layout or keywords' case differ.
-        refs: the logical names that it may read, in the order of their first use.
-    """
-
-    text: str
-    tokens: str
-    refs: tuple[str, ...]
 
 
 class _Token(NamedTuple):

