@@ -14,11 +14,10 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from treadle import sql
 from treadle.errors import Location, Problem
 from treadle.names import close_match, is_identifier
+from treadle.program import Query
 from treadle.project import Located, Project
-from treadle.render import Renderer
 from treadle.scope import Scope, bad_name, read_expression
 from treadle.spec import (
     AcceptedRange,
@@ -29,22 +28,23 @@ from treadle.spec import (
     Table,
     Unique,
 )
+from treadle.sqlfile import SqlReader
 from treadle.step import Step
 from treadle.yamlfile import explain_value, word
 
 _TESTABLE = ("source", "feature", "dataset", "model")
 
 
-def read_checks(project: Project, scope: Scope, renderer: Renderer, disabled: set[str]) -> list[Step]:
+def read_checks(project: Project, scope: Scope, sql: SqlReader, disabled: set[str]) -> list[Step]:
     """Return the steps of all tests: those of columns and tables in YAML, and the queries in tests/.
 
     Args:
         project: what the files say.
         scope: the names that tests may read; problems go there.
-        renderer: for the queries.
+        sql: reads the queries.
         disabled: features that are not part of the project, and are not tested.
     """
-    reader = _CheckReader(project, scope, renderer)
+    reader = _CheckReader(project, scope, sql)
     tables: Iterable[Located[Any]] = (*project.sources.values(), *project.features.values())
     for located in tables:
         if located.spec.name in scope.kinds and located.spec.name not in disabled:
@@ -57,8 +57,8 @@ def read_checks(project: Project, scope: Scope, renderer: Renderer, disabled: se
 
 
 class _CheckReader:
-    def __init__(self, project: Project, scope: Scope, renderer: Renderer) -> None:
-        self.project, self.scope, self.renderer = project, scope, renderer
+    def __init__(self, project: Project, scope: Scope, sql: SqlReader) -> None:
+        self.project, self.scope, self.sql = project, scope, sql
         self.steps: list[Step] = []
         self.names: set[str] = set()
 
@@ -99,16 +99,16 @@ class _CheckReader:
         if not is_identifier(name):
             self.scope.problems.append(bad_name("test", name, where))
             return
-        rendered = self.renderer.render(self.project.sql_tests[path], path=path, name=name)
+        file = self.sql.open(path, self.project.sql_tests[path])
         try:
-            config = SqlTestConfig.model_validate(dict(rendered.config))
+            config = SqlTestConfig.model_validate(dict(file.config))
         except ValidationError as error:
             self.scope.problems += [_config_problem(name, where, detail) for detail in error.errors(include_url=False)]
             return
-        query = sql.read_query(rendered, path=path, volatile=False)
-        resolved = [self.scope.resolve(ref, _TESTABLE, rendered.locate_ref(ref), what="table") for ref in rendered.refs]
+        query = file.read_query(volatile=False)
+        resolved = [self.scope.resolve(ref, _TESTABLE, file.locate_ref(ref), what="table") for ref in file.refs]
         described = self.project.tests.get(name)
-        severity = described.spec.severity if described and "severity" not in rendered.config else config.severity
+        severity = described.spec.severity if described and "severity" not in file.config else config.severity
         if all(resolved):
             free = self._free_name(name)
             said = described.spec if described else None
@@ -146,7 +146,7 @@ class _CheckReader:
         name: str,
         where: Location,
         inputs: tuple[str, ...],
-        query: sql.Query,
+        query: Query,
         config: dict[str, Any],
         severity: str,
         *,
@@ -218,7 +218,7 @@ def _ancestors(step_id: str, parents: dict[str, tuple[str, ...]]) -> set[str]:
     return found
 
 
-def _query(table: str, columns: list[str], test: DataTest, arguments: object) -> sql.Query:
+def _query(table: str, columns: list[str], test: DataTest, arguments: object) -> Query:
     source = f"{_quote(table)}" if not test.where else f"(select * from {_quote(table)} where {test.where}\n)"
     names = ", ".join(_quote(column) for column in columns)
     column = _quote(columns[0])
@@ -244,7 +244,7 @@ def _query(table: str, columns: list[str], test: DataTest, arguments: object) ->
         case _:
             text = f"select * from {source} where {column} is null"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return sql.Query(text=text, tokens=digest, refs=tuple(dict.fromkeys(refs)))
+    return Query(text=text, tokens=digest, refs=tuple(dict.fromkeys(refs)))
 
 
 def _quote(name: str) -> str:

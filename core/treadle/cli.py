@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points, version
 from typing import NoReturn
 
 import click
@@ -16,43 +17,71 @@ from treadle.errors import MAX_SHOWN, Problem, TreadleError, UsageError
 from treadle.names import close_match
 
 GROUP = "treadle.commands"
-_ORDER = ("init", "new", "list", "compile", "plan", "build", "run", "test", "show", "models", "runs", "debug", "clean")
+COMMANDS: Mapping[str, str] = {
+    "init": "treadle_scaffold.commands:init",
+    "new": "treadle_scaffold.commands:new",
+    "list": "treadle_runtime.commands.list:list_steps",
+    "compile": "treadle_runtime.commands.compile:compile_project",
+    "plan": "treadle_runtime.commands.plan:plan",
+    "build": "treadle_runtime.commands.build:build",
+    "run": "treadle_runtime.commands.build:run",
+    "test": "treadle_runtime.commands.build:test",
+    "show": "treadle_runtime.commands.show:show",
+    "models": "treadle_runtime.commands.models:models",
+    "runs": "treadle_runtime.commands.runs:runs",
+    "debug": "treadle_runtime.commands.debug:debug",
+    "clean": "treadle_runtime.commands.clean:clean",
+}
+"""Treadle's own commands, in the order of `--help`; those of plugins are entry points of the group above."""
 
 
 class _Commands(click.Group):
-    """Commands come from entry points; each is imported when it is called, or for its line in `--help`."""
+    """A command is imported when it is called, or for its line in `--help`."""
 
     @cached_property
-    def points(self) -> dict[str, EntryPoint]:
-        found = {point.name: point for point in entry_points(group=GROUP)}
-        rank = {name: n for n, name in enumerate(_ORDER)}
-        return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+    def points(self) -> dict[str, str]:
+        # Asking for entry points reads the metadata of all that is installed: 40 ms that most calls need not pay.
+        from importlib.metadata import entry_points
+
+        found = {point.name: point.value for point in entry_points(group=GROUP)}
+        return {**COMMANDS, **dict(sorted(found.items()))}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.points)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        point = self.points.get(cmd_name)
-        if point is None:
+        value = COMMANDS.get(cmd_name) or self.points.get(cmd_name)
+        if value is None:
             return None
-        command = point.load()
+        module, _, attribute = value.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
         if not isinstance(command, click.Command):
             what = f'command "{cmd_name}" cannot be loaded'
-            raise UsageError(Problem("TR510", what, why=f"{point.value} is no click command", fix="repair the plugin"))
+            raise UsageError(Problem("TR510", what, why=f"{value} is no click command", fix="repair the plugin"))
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.points:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in self.points:
             what = f'there is no command "{args[0]}"'
             suggestion = close_match(args[0], self.points) or ""
             raise UsageError(Problem("TR603", what, suggestion=suggestion, fix="`treadle --help` lists them"))
         return super().resolve_command(ctx, args)
 
 
+def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"treadle, version {version('treadle')}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("treadle"), prog_name="treadle")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version"
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
 @click.pass_context
 def treadle(ctx: click.Context, debug: bool) -> None:

@@ -104,7 +104,7 @@ CODES: Mapping[str, str] = {
 """Every code and what it says; the table in core/README.md is the same."""
 
 
-class Location(Struct, frozen=True, eq=False, array_like=True):
+class Location(Struct, frozen=True, eq=False, array_like=True, gc=False):
     """A place in a file of the user's project.
 
     Attributes:

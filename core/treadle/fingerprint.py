@@ -16,7 +16,9 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from treadle.step import Step
+from msgspec import Struct
+
+from treadle.step import Kind, Step
 
 REVISIONS: Mapping[str, int] = {
     "source": 1,
@@ -35,12 +37,25 @@ REVISIONS: Mapping[str, int] = {
 """Raised by one when Treadle itself would compute a different result for that kind of step."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """A fingerprint (64 hexadecimal digits) and the named components that it is the digest of."""
+class Identity(Struct, frozen=True, gc=False):
+    """Who a step is.
+
+    Attributes:
+        fingerprint: 64 hexadecimal digits.
+        step: whose identity it is.
+        inputs: fingerprints of `step.inputs`, in their order.
+        more: components that are not the step's own: its parts, as_of, champion, now.
+    """
 
     fingerprint: str
-    components: Mapping[str, str]
+    step: Step
+    inputs: tuple[str, ...]
+    more: Mapping[str, str]
+
+    @property
+    def components(self) -> dict[str, str]:
+        """The named components that the fingerprint is the digest of."""
+        return _components(self.step, self.inputs, self.more)
 
 
 def identify(
@@ -49,6 +64,7 @@ def identify(
     *,
     parts: Iterable[str] = (),
     extra: Mapping[str, str] | None = None,
+    own: str | None = None,
 ) -> Identity:
     """Return the identity of a step.
 
@@ -57,21 +73,71 @@ def identify(
         inputs: step id -> fingerprint, for each of `step.inputs`.
         parts: digests of a source's parts, in order.
         extra: further components: `as_of`, `champion`, a volatile step's run or day.
+        own: `to_own_text(step)`, where it is known.
     """
-    components = {"kind": f"{step.kind}/{REVISIONS[step.kind]}"}
-    components |= {f"code:{name}": digest for name, digest in step.code.items()}
-    components |= {f"config:{key}": to_canonical_json(value) for key, value in step.config.items()}
-    components |= {f"input:{parent}": inputs[parent] for parent in step.inputs}
-    components |= {f"with:{name}": installed_version(name) for name in step.distributions}
+    more = dict(extra or {})
+    if step.kind == "source":
+        more["parts"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    found = tuple(inputs[parent] for parent in step.inputs)
+    if own is None or more:
+        text = to_canonical_json(_components(step, found, more))
+    else:
+        # The same text, put together from what is known: `code:`, `config:` and `function` come first, then the inputs.
+        text = f"{{{own}{_inputs_text(step.inputs, found)}{_computed_text(step)}}}"
+    return Identity(hashlib.sha256(text.encode()).hexdigest(), step, found, more)
+
+
+def _components(step: Step, inputs: tuple[str, ...], more: Mapping[str, str]) -> dict[str, str]:
+    found = {**own_components(step), "kind": _kind(step), **more}
+    found |= {f"input:{parent}": fingerprint for parent, fingerprint in zip(step.inputs, inputs, strict=True)}
+    return found | {f"with:{name}": version for name, version in _versions(step)}
+
+
+def own_components(step: Step) -> dict[str, str]:
+    """Return the components that only the step's own files decide."""
+    found = {f"code:{name}": digest for name, digest in step.code.items()}
+    found |= {f"config:{key}": to_canonical_json(value) for key, value in step.config.items()}
     if step.function is not None:
         # Where the code cannot be resolved its parts are the whole project's: this tells two functions of it apart.
-        components["function"] = f"{step.function.path}:{step.function.name}"
-        components["with:python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if step.kind == "source":
-        components["parts"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    components |= extra or {}
-    digest = hashlib.sha256(to_canonical_json(components).encode()).hexdigest()
-    return Identity(digest, components)
+        found["function"] = f"{step.function.path}:{step.function.name}"
+    return found
+
+
+def to_own_text(step: Step) -> str:
+    """Return a step's own components as the beginning of the text that its fingerprint is the digest of."""
+    own = to_canonical_json(own_components(step))[1:-1]
+    return f"{own}," if own else ""
+
+
+def _kind(step: Step) -> str:
+    return f"{step.kind}/{REVISIONS[step.kind]}"
+
+
+def _inputs_text(names: tuple[str, ...], fingerprints: tuple[str, ...]) -> str:
+    pairs = zip(names, fingerprints, strict=True)
+    return "".join([f'"input:{name}":"{fingerprint}",' for name, fingerprint in sorted(pairs)])
+
+
+def _versions(step: Step) -> tuple[tuple[str, str], ...]:
+    return _versions_of(step.distributions, step.function is not None)
+
+
+@cache
+def _versions_of(distributions: tuple[str, ...], is_python: bool) -> tuple[tuple[str, str], ...]:
+    found = {name: installed_version(name) for name in distributions}
+    if is_python:
+        found["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return tuple(found.items())
+
+
+def _computed_text(step: Step) -> str:
+    return _computed_text_of(step.kind, step.distributions, step.function is not None)
+
+
+@cache
+def _computed_text_of(kind: Kind, distributions: tuple[str, ...], is_python: bool) -> str:
+    found = {f"with:{name}": version for name, version in _versions_of(distributions, is_python)}
+    return to_canonical_json({"kind": f"{kind}/{REVISIONS[kind]}", **found})[1:-1]
 
 
 def to_canonical_json(value: Any) -> str:

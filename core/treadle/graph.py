@@ -5,7 +5,7 @@ compile_graph: take the names -> features -> datasets, models, pipelines -> test
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from treadle.checks import block_readers, read_checks
@@ -15,19 +15,31 @@ from treadle.ownstages import add_stages
 from treadle.project import Project
 from treadle.render import Renderer
 from treadle.scope import Scope, find_cycle, order
+from treadle.sqlfile import SqlReader
 from treadle.step import Graph, Step
 from treadle.tables import TableReader
 
 _MAX_PLACES = 9
 
 
-def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | None = None) -> Graph:
+def _read_all(renderer: Renderer) -> SqlReader:
+    return SqlReader(renderer, {})
+
+
+def compile_graph(
+    project: Project,
+    *,
+    environ: Mapping[str, str],
+    as_of: str | None = None,
+    read_sql: Callable[[Renderer], SqlReader] = _read_all,
+) -> Graph:
     """Compile a project into its graph.
 
     Args:
         project: as read from disk.
         environ: the environment variables that `env_var` may read.
         as_of: the moment that counts as now, ISO 8601, UTC; None: the newest that the labels know of.
+        read_sql: returns what reads the SQL files; it may know some of them.
 
     Returns:
         The graph, parents first.
@@ -36,15 +48,15 @@ def compile_graph(project: Project, *, environ: Mapping[str, str], as_of: str | 
         ProjectError: all problems of the project, in the order of files and lines.
     """
     scope = Scope(set(project.broken), list(project.problems), set(project.unread))
-    renderer = _renderer(project, environ, as_of)
-    tables = TableReader(project, scope, renderer)
+    sql = read_sql(_renderer(project, environ, as_of))
+    tables = TableReader(project, scope, sql)
     pipelines = PipelineReader(project, scope)
     tables.define()
     pipelines.define()
     steps = tables.read()
     steps += pipelines.read(tables.features)
     steps = add_stages(project, scope, tables.python, steps)
-    steps += read_checks(project, scope, renderer, tables.disabled)
+    steps += read_checks(project, scope, sql, tables.disabled)
     inputs = {step.id: step.inputs for step in steps}
     if (cycle := find_cycle(inputs)) is not None:
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))

@@ -136,7 +136,9 @@ def make_plan(
         if volatile := step.config.get("volatile"):
             extra["now"] = run if volatile == "run" else day
         inputs = {parent: identities[parent].fingerprint for parent in step.inputs}
-        identities[step.id] = identify(step, inputs, parts=known.sources.get(step.id, ()), extra=extra)
+        identities[step.id] = identify(
+            step, inputs, parts=known.sources.get(step.id, ()), extra=extra, own=graph.own_texts.get(step.id)
+        )
     steps = _needed(graph, identities, known, selected, full_refresh)
     return Plan(graph, identities, steps, opponents, as_of)
 

@@ -1,4 +1,4 @@
-"""What a step runs, as plain values: a query or a function of the project."""
+"""What a step runs, as plain values: a query or a function of the project; and what a SQL file says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from treadle.errors import Location
 
-class Query(Struct, frozen=True, array_like=True):
+
+class Query(Struct, frozen=True, array_like=True, gc=False):
     """One SELECT that may run.
 
     Attributes:
@@ -22,7 +24,7 @@ class Query(Struct, frozen=True, array_like=True):
     refs: tuple[str, ...]
 
 
-class Function(Struct, frozen=True, array_like=True):
+class Function(Struct, frozen=True, array_like=True, gc=False):
     """A function that a decorator of Treadle's makes a feature or a stage.
 
     Attributes:
@@ -44,3 +46,28 @@ class Function(Struct, frozen=True, array_like=True):
     arguments: Mapping[str, Any]
     line: int
     description: str
+
+
+class Parsed(Struct, frozen=True, array_like=True, gc=False):
+    """What a SQL file says.
+
+    Attributes:
+        digest: sha256 of its text, in hex.
+        where: the place of its configuration.
+        refs, ref_lines, config, uses_as_of: see `treadle.render.Rendered`.
+        volatile: whether the query was allowed to be.
+    """
+
+    digest: str
+    where: Location
+    refs: tuple[str, ...]
+    ref_lines: tuple[int, ...]
+    config: dict[str, Any]
+    uses_as_of: bool
+    volatile: bool
+    query: Query
+
+    def says_the_same(self, other: Parsed) -> bool:
+        """Return whether nothing but the query differs: what it refers to and configures is the same."""
+        ours = (self.refs, self.config, self.uses_as_of, self.volatile)
+        return ours == (other.refs, other.config, other.uses_as_of, other.volatile)

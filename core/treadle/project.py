@@ -7,14 +7,14 @@ the SQL and Python files is not looked at here; nothing of the project is execut
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from treadle import yamlfile
 from treadle.errors import Location, Problem, ProjectError
+from treadle.files import PROJECT_FILE, YAML, Stamp, digest_text, find_files
 from treadle.names import close_match, is_identifier
 from treadle.spec import (
     DatasetSpec,
@@ -29,11 +29,10 @@ from treadle.spec import (
     Spec,
     SqlTestSpec,
 )
+from treadle.sqlfile import config_line
 from treadle.yamlfile import Document
 
-PROJECT_FILE = "treadle.yml"
 MAX_FILE_BYTES = 4 * 1024 * 1024
-FOLDERS = ("features", "models", "pipelines", "tests", "macros")
 _SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
     "sources": ("features", SourceSpec),
     "entities": ("features", EntitySpec),
@@ -45,7 +44,6 @@ _SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
 }
 _KINDS = {"sources": "source", "entities": "entity", "datasets": "dataset", "models": "model", "pipelines": "pipeline"}
 _DEFAULTS_OF: Mapping[str, type[Spec]] = {"features": FeatureConfig, "models": ModelSpec, "pipelines": PipelineSpec}
-_IGNORED_FOLDERS = {"target", "build", "dist", "node_modules", "__pycache__", "data"}
 
 SpecT_co = TypeVar("SpecT_co", bound=Spec, covariant=True)
 
@@ -73,6 +71,7 @@ class Project:
         variables: treadle.yml's, then the environment's, then those of the call.
         sql_features: path -> text of features/**/*.sql; `sql_tests` and `macros` alike.
         python: path -> text of every Python file of the project.
+        files: path -> stamp and digest of every file that was read, as `treadle.files` finds them.
         broken: names whose entries had problems; what refers to them is not reported again.
         unread: kinds (`source`, `model`, ...) of which some names are not known, for their file cannot be read.
         problems: what is wrong so far.
@@ -93,6 +92,7 @@ class Project:
     sql_tests: Mapping[str, str]
     macros: Mapping[str, str]
     python: Mapping[str, str]
+    files: Mapping[str, tuple[Stamp, str]]
     broken: frozenset[str]
     unread: frozenset[str]
     problems: tuple[Problem, ...]
@@ -104,9 +104,7 @@ class Project:
 
     def config_line(self, path: str) -> Location:
         """Return the place of `config()` in a SQL file; its first line where there is none."""
-        text = self.sql_features.get(path) or self.sql_tests.get(path) or ""
-        found = re.search(r"\{\{-?\s*config\s*\(", text)
-        return self.line(path, text.count("\n", 0, found.start()) + 1 if found else 1)
+        return config_line(path, self.sql_features.get(path) or self.sql_tests.get(path) or "")
 
     def defaults(self, path: str) -> dict[str, Any]:
         """Return the configuration that treadle.yml gives to what stands in a file."""
@@ -123,21 +121,6 @@ def merge_defaults(defaults: Mapping[str, Mapping[str, Any]], path: str) -> dict
     return found
 
 
-def find_root(start: Path) -> Path:
-    """Return the nearest folder at or above `start` that holds treadle.yml.
-
-    Raises:
-        ProjectError: TR001, there is none.
-    """
-    start = start.resolve()
-    for folder in (start, *start.parents):
-        if (folder / PROJECT_FILE).is_file():
-            return folder
-    why = f"no {PROJECT_FILE} in {start} or above"
-    fix = "`treadle init NAME` makes one, or pass --project"
-    raise ProjectError(Problem("TR001", "this is no Treadle project", why=why, fix=fix))
-
-
 def read_project(root: Path, *, environment: str | None = None, variables: Mapping[str, Any] | None = None) -> Project:
     """Read every file of a project that Treadle looks at.
 
@@ -152,13 +135,13 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     Raises:
         ProjectError: treadle.yml itself is wrong, so that nothing else can be read.
     """
-    spec, document = _read_project_file(root)
+    text, spec, document = _read_project_file(root)
     environment = environment or spec.default_environment
     _check_environment(spec, document, environment)
     defaults, problems = _check_defaults(spec, document)
     spec = spec.model_copy(update={"defaults": defaults})
-    reader = _Reader(root, tuple(_allowed(root, spec)), problems)
-    reader.read_folders(spec)
+    reader = _Reader(root, allowed_folders(root, spec.allow_paths), problems)
+    reader.read_folders(spec, text)
     chosen = spec.environments.get(environment)
     entries = reader.entries
     return Project(
@@ -177,26 +160,28 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
         sql_tests=reader.texts("tests", ".sql"),
         macros=reader.texts("macros", ".sql"),
         python=reader.texts("", ".py"),
+        files=reader.files,
         broken=frozenset(reader.broken),
         unread=frozenset(reader.unread),
         problems=tuple(reader.problems),
     )
 
 
-def _read_project_file(root: Path) -> tuple[ProjectSpec, Document]:
+def _read_project_file(root: Path) -> tuple[str, ProjectSpec, Document]:
     file = root / PROJECT_FILE
     if not file.resolve().is_relative_to(root.resolve()):
         why = f"the link leads to {file.resolve()}"
         raise ProjectError(
             Problem("TR008", "a file lies outside the project", Location(PROJECT_FILE), why, fix="copy it")
         )
-    document = yamlfile.read_yaml(_read_text(file, PROJECT_FILE), path=PROJECT_FILE)
+    text = read_text(file, PROJECT_FILE)
+    document = yamlfile.read_yaml(text, path=PROJECT_FILE)
     spec, problems = yamlfile.parse_spec(document, ProjectSpec, document.value)
     if spec is None:
         raise ProjectError(problems)
     if spec.requires:
         _check_requires(spec.requires, document)
-    return spec, document
+    return text, spec, document
 
 
 def _check_requires(requires: str, document: Document) -> None:
@@ -248,13 +233,17 @@ def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, di
     return kept, problems
 
 
-def _allowed(root: Path, spec: ProjectSpec) -> Iterator[Path]:
-    yield root.resolve()
-    for path in spec.allow_paths:
-        yield (root / path).resolve()
+def allowed_folders(root: Path, allow_paths: Iterable[str]) -> tuple[Path, ...]:
+    """Return the folders that links in a project may lead into, resolved; its own is the first."""
+    return root.resolve(), *((root / path).resolve() for path in allow_paths)
 
 
-def _read_text(file: Path, path: str) -> str:
+def read_text(file: Path, path: str) -> str:
+    """Return a file's text.
+
+    Raises:
+        ProjectError: TR007 it is too large, TR009 it cannot be read as UTF-8.
+    """
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -274,10 +263,6 @@ def _read_text(file: Path, path: str) -> str:
         raise ProjectError(Problem("TR009", "a file is not UTF-8 text", Location(path, line), why, fix=fix)) from error
 
 
-def _inode(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_dev, stat.st_ino
-
-
 class _Reader:
     """Walks the folders once and collects entries, texts and problems."""
 
@@ -286,26 +271,39 @@ class _Reader:
         self.broken: set[str] = set()
         self.unread: set[str] = set()
         self.entries: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        self.files: dict[str, tuple[Stamp, str]] = {}
+        self._stamps: Mapping[str, Stamp] = {}
         self._texts: dict[str, str] = {}
 
     def texts(self, folder: str, suffix: str) -> dict[str, str]:
         prefix = f"{folder}/" if folder else ""
         return {path: text for path, text in self._texts.items() if path.startswith(prefix) and path.endswith(suffix)}
 
-    def read_folders(self, spec: ProjectSpec) -> None:
-        for path in sorted(self._walk()):
+    def read_folders(self, spec: ProjectSpec, project_text: str) -> None:
+        found = find_files(self.root, self.allowed)
+        self.problems.extend(found.problems)
+        self._stamps = found.stamps
+        for path in found.stamps:
             top = path.split("/")[0]
             suffix = os.path.splitext(path)[1]
             try:
-                if suffix == ".py" or (suffix == ".sql" and top in ("features", "tests", "macros")):
-                    self._texts[path] = _read_text(self.root / path, path)
-                elif suffix == ".sql" and top in ("models", "pipelines"):
+                if suffix == ".sql" and top in ("models", "pipelines"):
                     self._refuse_sql(path, top)
-                elif suffix in (".yml", ".yaml") and top in FOLDERS and top != "macros":
-                    self._read_yaml(path, spec)
+                elif suffix not in YAML:
+                    self._texts[path] = self._read_text(path)
+                elif path != PROJECT_FILE:
+                    self._read_yaml(path, self._read_text(path), spec)
+                elif digest_text(self._read_text(path)) != digest_text(project_text):
+                    # It was written to since it was parsed: no stamp, so that nobody takes it for what it is now.
+                    self.files[path] = (0, 0, 0, 0), digest_text(project_text)
             except ProjectError as error:
                 self.problems.extend(error.problems)
                 self._lose_names(top, suffix, path)
+
+    def _read_text(self, path: str) -> str:
+        text = read_text(self.root / path, path)
+        self.files[path] = self._stamps[path], digest_text(text)
+        return text
 
     def _lose_names(self, folder: str, suffix: str, path: str) -> None:
         """Remember what a file could have defined that cannot be read."""
@@ -320,52 +318,8 @@ class _Reader:
         fix = "move it to features/ if it makes a table, or to tests/ if its rows are failures"
         self.problems.append(Problem("TR011", f"a query does not belong into {folder}/", Location(path), fix=fix))
 
-    def _walk(self) -> Iterator[str]:
-        """Yield the files that can matter; hidden folders and virtual environments are passed over."""
-        folders = [self.root]
-        seen = {_inode(self.root.stat())}
-        while folders:
-            folder = folders.pop()
-            for entry in self._scan(folder):
-                path = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
-                if entry.name.startswith(".") or (entry.is_symlink() and not self._is_inside(entry, path)):
-                    continue
-                if entry.is_file():
-                    yield path
-                elif entry.is_dir():
-                    inode = _inode(entry.stat())
-                    is_left_out = folder == self.root and entry.name in _IGNORED_FOLDERS
-                    if not (is_left_out or inode in seen or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))):
-                        seen.add(inode)
-                        folders.append(Path(entry.path))
-
-    def _scan(self, folder: Path) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
-        except OSError as error:
-            path = os.path.relpath(folder, self.root).replace(os.sep, "/")
-            why = error.strerror or str(error)
-            self.problems.append(
-                Problem("TR009", "a folder cannot be read", Location(path), why, fix="check its permissions")
-            )
-            return []
-
-    def _is_inside(self, entry: os.DirEntry[str], path: str) -> bool:
-        try:
-            target = Path(entry.path).resolve()
-        except (OSError, RuntimeError):  # a link that leads to itself
-            return False
-        if any(target.is_relative_to(allowed) for allowed in self.allowed):
-            return True
-        if path.split("/")[0] in FOLDERS:
-            why = f"the link leads to {target}"
-            fix = "copy it into the project, or list its folder in `allow_paths` of treadle.yml"
-            self.problems.append(Problem("TR008", "a file lies outside the project", Location(path), why, fix=fix))
-        return False
-
-    def _read_yaml(self, path: str, spec: ProjectSpec) -> None:
-        document = yamlfile.read_yaml(_read_text(self.root / path, path), path=path)
+    def _read_yaml(self, path: str, text: str, spec: ProjectSpec) -> None:
+        document = yamlfile.read_yaml(text, path=path)
         if not isinstance(document.value, dict):
             why = "expected sections such as `features:` or `models:`"
             fix = "begin with the section that the list belongs to"

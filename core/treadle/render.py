@@ -103,6 +103,9 @@ class Renderer:
         environ: what env_var() finds.
         as_of: the moment that `as_of` stands for, in ISO 8601, UTC by default; None when not fixed.
 
+    Attributes:
+        read_environ: name -> value of the environment variables that were asked for; None for those not set.
+
     Raises:
         ProjectError: a macro file does not parse or defines what is defined elsewhere.
     """
@@ -117,6 +120,7 @@ class Renderer:
     ) -> None:
         self._variables = variables or {}
         self._environ = environ or {}
+        self.read_environ: dict[str, str | None] = {}
         self._as_of_text = None if as_of is None else _to_timestamp(as_of)
         self._sources = {path: _NEWLINE.sub("\n", text) for path, text in (macros or {}).items()}
         self._local = threading.local()
@@ -315,6 +319,7 @@ class Renderer:
                 why="secrets are read inside connections only: they never stand in SQL, logs or packages",
                 fix="move it to a connection, or use a variable without SECRET in its name",
             )
+        self.read_environ[name] = self._environ.get(name)
         if name in self._environ:
             return self._environ[name]
         if default is not _MISSING:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
@@ -60,6 +61,8 @@ _CLOSING = frozenset(")]}")
 _BEFORE_TABLE = frozenset(("FROM", "JOIN", ",", "(", ".", "LATERAL"))
 _FOLDED = KEYWORDS | {"PARTITION", "OVER", "INTERVAL", "RECURSIVE"}
 _WATCHED = READERS | VOLATILE_FUNCTIONS | VOLATILE_WORDS | {"age"}
+_WATCHED_FORMS = frozenset(form for name in _WATCHED for form in (name.upper(), f'"{name.upper()}"'))
+_NO_SCOPE: frozenset[str] = frozenset()
 MAX_DEPTH = 100
 MAX_OPEN_JOINS = 8
 
@@ -101,10 +104,11 @@ def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
     locate = _locator(rendered, path)
     raw = _tokenize(text, locate)
     tokens = _read_statement(text, raw, locate)
-    tree = _parse(text, [one for one in raw if one.start < tokens[-1].end], locate)
-    problems = [*_check_kind(tree, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
-    problems += _check_tables(tree, rendered.refs, text, locate)
-    problems += [] if volatile else _check_samples(tree, tokens, locate)
+    tree = _parse(text, _before(raw, tokens[-1].end), locate)
+    looked_at = [one for one in tree.walk() if _is_looked_at(type(one))]
+    problems = [*_check_kind(tree, looked_at, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
+    problems += _check_tables(tree, looked_at, rendered.refs, text, locate)
+    problems += [] if volatile else _check_samples(looked_at, tokens, locate)
     if problems:
         unique = {(problem.code, problem.where, problem.what): problem for problem in problems}
         raise ProjectError(sorted(unique.values(), key=lambda one: one.where or Location(path)))
@@ -139,37 +143,45 @@ def _tokenize(text: str, locate: _Locate) -> list[Token]:
 
 def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_Token]:
     """Return the tokens of the one statement of `text`, without its semicolon."""
-    tokens = [token for one in raw for token in _split(text, one.start, one.end + 1)]
+    tokens = list(_split(text, raw))
     if not tokens:
         fix = "write one SELECT, or delete the file"
         raise ProjectError(Problem("TR208", "the file holds no query", locate(0), fix=fix))
     if problem := _wrong_start(tokens[0], locate):
         raise ProjectError(problem)
-    end = next((number for number, token in enumerate(tokens) if token.text == ";"), len(tokens))
+    end = len(tokens)
+    if ";" in text:
+        end = next((number for number, token in enumerate(tokens) if token.text == ";"), end)
     more = [token for token in tokens[end:] if token.text != ";"]
     if more:
         where = locate(more[0].start)
         why = "a second statement starts here"
         fix = "keep one, and make files of their own of the others"
         raise ProjectError(Problem("TR208", "the file holds more than one query", where, why, fix=fix))
-    deepest = max(accumulate((one.text in _OPENING) - (one.text in _CLOSING) for one in tokens[:end]))
-    if deepest > MAX_DEPTH:
+    del tokens[end:]
+    if sum(map(text.count, "([{")) > MAX_DEPTH and _deepest(tokens) > MAX_DEPTH:
         why = f"brackets are nested more than {MAX_DEPTH} deep"
         raise ProjectError(_syntax_problem(locate(tokens[0].start), why))
-    if join := _open_join(tokens[:end]):
+    if text.upper().count("JOIN") > MAX_OPEN_JOINS and (join := _open_join(tokens)):
         why = f"{MAX_OPEN_JOINS} joins before it wait for their ON or USING"
         raise ProjectError(_syntax_problem(locate(join.start), why))
-    return tokens[:end]
+    return tokens
 
 
-def _split(text: str, start: int, end: int) -> Iterator[_Token]:
-    """Yield the words of one of sqlglot's tokens, which takes `GROUP BY` for one."""
-    part = text[start:end]
-    if part[0].isalpha() and part[-1] not in "'\"" and any(map(str.isspace, part)):
-        for match in re.finditer(r"\S+", part):
-            yield _Token(match[0], start + match.start(), start + match.end(), match[0].upper())
-    else:
-        yield _Token(part, start, end, part.upper())
+def _deepest(tokens: Sequence[_Token]) -> int:
+    return max(accumulate((one.text in _OPENING) - (one.text in _CLOSING) for one in tokens))
+
+
+def _split(text: str, raw: Sequence[Token]) -> Iterator[_Token]:
+    """Yield the words of sqlglot's tokens, which takes `GROUP BY` for one."""
+    for one in raw:
+        start, end = one.start, one.end + 1
+        part = text[start:end]
+        if part[0].isalpha() and not part.isalnum() and part[-1] not in "'\"" and any(map(str.isspace, part)):
+            for match in re.finditer(r"\S+", part):
+                yield _Token(match[0], start + match.start(), start + match.end(), match[0].upper())
+        else:
+            yield _Token(part, start, end, part.upper())
 
 
 def _open_join(tokens: Sequence[_Token]) -> _Token | None:
@@ -223,19 +235,21 @@ def digest_tokens(text: str, tokens: Sequence[_Token]) -> str:
     that can change what DuckDB reads (`1_000` and `1 _000`, `<->` and `< ->`).
     """
     parts = []
+    before = _Token("(", 0, tokens[0].start, "(")
     for number, token in enumerate(tokens):
-        word = token.upper if token.upper in _FOLDED and _is_keyword(tokens, number) else token.text
-        if number:
-            parts.append(_glue(text, tokens[number - 1], token))
-        parts.append(f"{len(word)}:{word}\n")
+        word, start, end, upper = token
+        gap = text[before.end : start]
+        if gap != " " and (gap or (word not in _PLAIN and before.text not in _PLAIN)):
+            parts.append(_glue(gap, before, token))
+        if upper in _FOLDED and _is_keyword(tokens, number):
+            word = upper
+        parts.append(f"{end - start}:{word}\n")
+        before = token
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _glue(text: str, before: _Token, token: _Token) -> str:
+def _glue(gap: str, before: _Token, token: _Token) -> str:
     """Return what of the gap between two tokens is part of the query's meaning."""
-    gap = text[before.end : token.start]
-    if gap == " " or (not gap and (token.text in _PLAIN or before.text in _PLAIN)):
-        return ""
     if not gap:
         left, right = before.text[-1], token.text[0]
         wordish = _is_wordish(left) and _is_wordish(right)
@@ -276,6 +290,10 @@ def _is_keyword(tokens: Sequence[_Token], number: int) -> bool:
 # the syntax tree
 
 
+def _before(raw: list[Token], end: int) -> list[Token]:
+    return raw if raw[-1].start < end else [one for one in raw if one.start < end]
+
+
 def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expr:
     try:
         found = _DUCKDB.parser().parse(raw, text)
@@ -306,9 +324,17 @@ def _plain(report: dict[str, object], *, ends: bool) -> str:
     return f"{what} {place} {near}".strip()
 
 
-def _check_kind(tree: exp.Expr, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
-    change = next(tree.find_all(*_CHANGES), None)
-    if change is None and isinstance(tree, (exp.Query, exp.Values, exp.Pivot)):
+@cache
+def _is_looked_at(kind: type) -> bool:
+    """Return whether expressions of a type are checked; asked once a type, for a project holds millions of them."""
+    return issubclass(kind, (*_CHANGES, exp.Table, exp.TableSample, exp.With))
+
+
+def _check_kind(
+    tree: exp.Expr, looked_at: Sequence[exp.Expr], tokens: Sequence[_Token], locate: _Locate
+) -> Iterator[Problem]:
+    is_change = any(isinstance(one, _CHANGES) for one in looked_at)
+    if not is_change and isinstance(tree, (exp.Query, exp.Values, exp.Pivot)):
         return
     names = {"INTO", "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DROP", "COPY"}
     token = next((one for one in tokens if one.text.upper() in names), tokens[0])
@@ -318,6 +344,8 @@ def _check_kind(tree: exp.Expr, tokens: Sequence[_Token], locate: _Locate) -> It
 
 def _check_calls(tokens: Sequence[_Token], locate: _Locate, *, volatile: bool) -> Iterator[Problem]:
     """Find what reads files and what depends on the moment, wherever it stands, by name."""
+    if _WATCHED_FORMS.isdisjoint([token.upper for token in tokens]):
+        return
     for number, token in enumerate(tokens):
         name = token.name
         if name not in _WATCHED:
@@ -386,17 +414,21 @@ def _closing(tokens: Sequence[_Token], opening: int) -> int:
     return len(tokens)
 
 
-def _check_samples(tree: exp.Expr, tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
-    if any(sample.args.get("seed") is None for sample in tree.find_all(exp.TableSample)):
+def _check_samples(looked_at: Sequence[exp.Expr], tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+    if any(isinstance(one, exp.TableSample) and one.args.get("seed") is None for one in looked_at):
         words = ("SAMPLE", "TABLESAMPLE")
         token = next((one for one in tokens if one.text.upper() in words), tokens[0])
         yield _depends("a sample without a seed", locate(token.start), "add repeatable (42), a seed of your choice")
 
 
-def _check_tables(tree: exp.Expr, refs: Sequence[str], text: str, locate: _Locate) -> Iterator[Problem]:
+def _check_tables(
+    tree: exp.Expr, looked_at: Sequence[exp.Expr], refs: Sequence[str], text: str, locate: _Locate
+) -> Iterator[Problem]:
     known = {name.lower() for name in refs}
-    for table, scope in _tables(tree):
-        name, where = table.name, locate(_offset(table))
+    has_scopes = any(isinstance(one, exp.With) for one in looked_at)
+    plain = ((one, _NO_SCOPE) for one in looked_at if isinstance(one, exp.Table))
+    for table, scope in _tables(tree) if has_scopes else plain:
+        name = table.name
         if not isinstance(table.this, exp.Identifier):
             if isinstance(table.this, exp.GenerateSeries):
                 continue
@@ -404,7 +436,7 @@ def _check_tables(tree: exp.Expr, refs: Sequence[str], text: str, locate: _Locat
             if called.lower() not in TABLE_FUNCTIONS | READERS | VOLATILE_FUNCTIONS:
                 yield _reads(called.lower(), locate(_find(text, called)))
         elif table.db or name.lower() not in known | scope:
-            full = ".".join(part.name for part in table.parts)
+            full, where = ".".join(part.name for part in table.parts), locate(_offset(table))
             quoted = text[_offset(table) : _offset(table) + 1]
             if quoted == "'" or (not table.db and _PATH.search(name)):
                 yield _reads_path(full, where)

@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from treadle import pycode, sql
+from treadle import pycode
 from treadle.errors import Location, Problem
 from treadle.names import close_match, parse_duration_us
 from treadle.project import Project
-from treadle.render import Renderer
 from treadle.scope import Scope
 from treadle.spec import FeatureConfig
+from treadle.sqlfile import SqlReader
 from treadle.step import Step
 from treadle.yamlfile import explain_value, word
 
@@ -47,8 +47,8 @@ class Feature:
 class TableReader:
     """Compiles sources and features in two passes: names first, so that references work in any order."""
 
-    def __init__(self, project: Project, scope: Scope, renderer: Renderer) -> None:
-        self.project, self.scope, self.renderer = project, scope, renderer
+    def __init__(self, project: Project, scope: Scope, sql: SqlReader) -> None:
+        self.project, self.scope, self.sql = project, scope, sql
         self.python = pycode.Sources(project.python)
         self.functions: list[pycode.Function] = []
         self.queries: dict[str, str] = {}
@@ -119,12 +119,12 @@ class TableReader:
 
     def _sql_feature(self, name: str, path: str) -> None:
         where = self.project.config_line(path)
-        rendered = self.renderer.render(self.project.sql_features[path], path=path, name=name)
-        feature = self._feature(name, path, where, rendered.config, "")
-        query = sql.read_query(rendered, path=path, volatile=feature.config.volatile is not None)
-        resolved = [self.scope.resolve(ref, _READABLE, rendered.locate_ref(ref), what="table") for ref in rendered.refs]
+        file = self.sql.open(path, self.project.sql_features[path])
+        feature = self._feature(name, path, where, file.config, "")
+        query = file.read_query(volatile=feature.config.volatile is not None)
+        resolved = [self.scope.resolve(ref, _READABLE, file.locate_ref(ref), what="table") for ref in file.refs]
         inputs = tuple(found for found in resolved if found is not None)
-        if feature.config.enabled and len(inputs) == len(rendered.refs):
+        if feature.config.enabled and len(inputs) == len(file.refs):
             self._add(feature, inputs, code={path: query.tokens}, distributions=("duckdb",), query=query)
 
     def _python_feature(self, function: pycode.Function) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from treadle.cache import Compiled
 from treadle.errors import Problem, StepError
 from treadle.plan import Plan
 from treadle.step import Step
-from treadle_runtime import readers, sources, usercode
+from treadle_runtime import readers, sources
 from treadle_runtime.job import Job, Opponent, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
@@ -26,7 +27,7 @@ class JobMaker:
         store: where the inputs' versions stand.
         registry: knows the champions.
         observed: source name -> its parts, as planned with.
-        python: path -> text of the project's Python files, as compiled.
+        compiled: knows the project's Python files as they were compiled.
     """
 
     def __init__(
@@ -35,10 +36,10 @@ class JobMaker:
         store: Store,
         registry: Registry,
         observed: Mapping[str, Observed],
-        python: Mapping[str, str],
+        compiled: Compiled,
     ) -> None:
         self.root, self.store, self.registry = root, store, registry
-        self.observed, self.python = observed, python
+        self.observed, self.compiled = observed, compiled
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
         """Return the job of a step whose inputs are built."""
@@ -108,8 +109,8 @@ class JobMaker:
     def _files(self, step: Step) -> dict[str, str]:
         if step.function is None:
             return {}
-        paths = {part.partition(":")[0] for part in step.code} & set(self.python)
-        return {path: usercode.text_digest(self.python[path]) for path in sorted(paths)}
+        python = self.compiled.python
+        return {path: python[path] for path in sorted({part.partition(":")[0] for part in step.code} & set(python))}
 
     def _opponent(self, plan: Plan, step: Step) -> Opponent | None:
         champion = plan.champions.get(step.pipeline)

@@ -16,19 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from treadle import graph as compiler
 from treadle import select
+from treadle.cache import Asked, Compiled, load_compiled
 from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
 from treadle.events import Outcome as RunStatus
+from treadle.files import find_root
 from treadle.plan import Champion, Known, Plan, make_plan
-from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.state import State
 from treadle_runtime.store import Store, storage_errors
-from treadle_runtime.training import parameters
 
 # Listing and planning must stay fast: what brings DuckDB, polars or Arrow is imported where it is used.
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from treadle_runtime.jobs import JobMaker
     from treadle_runtime.runner import Run
     from treadle_runtime.sources import Observed
+    from treadle_runtime.training.parameters import ModelParameters
 
 Tests = Literal["with", "without", "only"]
 
@@ -105,19 +105,20 @@ class Workspace:
         return self.root / ".treadle"
 
     @cached_property
-    def project(self) -> Project:
-        """What the files say."""
-        return read_project(self.root, environment=self._environment, variables=self._variables)
+    def compiled(self) -> Compiled:
+        """The project as compiled, from the cache as far as that holds."""
+        asked = Asked(self.root, self._environment, self._variables or {}, self._environ, self.as_of)
+        return load_compiled(asked, self.folder / "cache")
 
     @property
     def environment(self) -> str:
         """The environment that is worked in."""
-        return self.project.environment
+        return self.compiled.environment
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
         """The compiled graph."""
-        return compiler.compile_graph(self.project, environ=self._environ, as_of=self.as_of)
+        return self.compiled.graph
 
     def check_trainers(self) -> None:
         """Check the parameters of every model against what its trainer takes.
@@ -125,8 +126,28 @@ class Workspace:
         Raises:
             ProjectError: TR501, TR502, TR503, TR508.
         """
+        trained = [step for step in self.graph if step.kind == "train"]
+        if not trained:
+            return
+        from treadle_runtime.training import parameters
+
         models = [
             parameters.ModelParameters(
+                step.name, step.config["trainer"], step.config["task"], step.config["params"], step.where
+            )
+            for step in trained
+        ]
+        if parameters.check_models(models, cache=self.folder / "cache"):
+            raise ProjectError(parameters.check_models(self._located_models(), cache=self.folder / "cache"))
+
+    def _located_models(self) -> list[ModelParameters]:
+        """Return the models with the places of their parameters, which only the files tell."""
+        from treadle.project import read_project
+        from treadle_runtime.training.parameters import ModelParameters
+
+        project = read_project(self.root, environment=self._environment, variables=self._variables)
+        return [
+            ModelParameters(
                 name=name,
                 trainer=located.spec.trainer,
                 task=located.spec.task,
@@ -134,11 +155,8 @@ class Workspace:
                 where=located.at("trainer"),
                 param_where={param: located.at("params", param) for param in located.spec.params},
             )
-            for name, located in self.project.models.items()
+            for name, located in project.models.items()
         ]
-        problems = parameters.check_models(models, cache=self.folder / "cache")
-        if problems:
-            raise ProjectError(problems)
 
     @cached_property
     def store(self) -> Store:
@@ -161,7 +179,7 @@ class Workspace:
         return sources.observe_all(
             [{"name": step.name, **step.config, **step.settings} for step in steps],
             self.root,
-            allow_paths=self.project.spec.allow_paths,
+            allow_paths=self.compiled.allow_paths,
             state=self.state,
             where={step.name: step.where for step in steps},
         )
@@ -217,7 +235,7 @@ class Workspace:
     def _read_anew(self) -> None:
         """Forget what an earlier plan read: in a notebook, files change while a project is open."""
         if self._has_planned:
-            for name in ("project", "graph", "observed"):
+            for name in ("compiled", "observed"):
                 self.__dict__.pop(name, None)
         self._has_planned = True
 
@@ -249,7 +267,7 @@ class Workspace:
         """Return what makes jobs of this project's steps."""
         from treadle_runtime.jobs import JobMaker
 
-        return JobMaker(self.root, self.store, self.registry, self.observed, self.project.python)
+        return JobMaker(self.root, self.store, self.registry, self.observed, self.compiled)
 
     def build(
         self,

@@ -70,7 +70,7 @@ def new(kind: str, name: str, python: bool, folder: Path) -> None:
       treadle new feature customer_history
       treadle new test no_orders_from_the_future
     """
-    from treadle.project import find_root
+    from treadle.files import find_root
     from treadle_scaffold.piece import new as write_piece
 
     root = find_root(folder)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from treadle.errors import ProjectError
+from treadle.files import find_root
 from treadle.graph import compile_graph
-from treadle.project import MAX_FILE_BYTES, Project, find_root, merge_defaults, read_project
+from treadle.project import MAX_FILE_BYTES, Project, merge_defaults, read_project
 
 Files = dict[str, str]
 WriteProject = Callable[[Files], Path]

@@ -51,5 +51,4 @@ def list_steps(
         )
         return
     rows = [(step.kind, step.id, str(step.where.path), step.description.split("\n")[0][:60]) for step in steps]
-    for line in to_lines(rows):
-        click.echo(line)
+    click.echo("\n".join(to_lines(rows)))

@@ -69,7 +69,7 @@ def open_project(
     folder: Path, environment: str | None = None, variables: str | None = None, as_of: str | None = None
 ) -> Workspace:
     """Open the project that the options name; the command's own words tell others who holds a claim."""
-    from treadle.project import find_root
+    from treadle.files import find_root
     from treadle_runtime.workspace import Workspace
 
     words = ["treadle", *sys.argv[1:]]
@@ -84,11 +84,12 @@ def open_project(
 
 def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:
     """Compile the project that the options name, for a command that needs nothing of the runtime."""
-    from treadle.graph import compile_graph
-    from treadle.project import find_root, read_project
+    from treadle.cache import Asked, load_compiled
+    from treadle.files import find_root
 
-    project = read_project(find_root(folder), environment=environment, variables=_parse_variables(variables))
-    return compile_graph(project, environ=os.environ)
+    root = find_root(folder)
+    asked = Asked(root, environment, _parse_variables(variables), os.environ, None)
+    return load_compiled(asked, root / ".treadle" / "cache").graph
 
 
 def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -105,11 +106,11 @@ def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
 
 
 def _parse_variables(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
     from treadle.errors import Problem, UsageError
     from treadle.yamlfile import read_yaml
 
-    if not text:
-        return {}
     value = read_yaml(text, path="--vars").value
     if not isinstance(value, dict):
         fix = "write it as in --vars '{late_minutes: 30}'"

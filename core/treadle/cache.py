@@ -1,0 +1,357 @@
+"""disk -> Graph, again: what was compiled before is read back, and what did not change is not compiled.
+
+    nothing changed           one walk and a stat a file; the graph is decoded when somebody asks for it
+    only queries changed      those files are read anew and put in the place of what they were
+    anything else             the project is compiled, with the SQL files that did not change taken as they were read
+
+The cache is two files of `.treadle/cache`: a small head, which says what the cache is for, and the body that it names.
+Both are msgpack of fixed types: who writes them can change what is compiled here, as by the project's own files, and
+can run nothing. What cannot be read is made again; what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace as replace_fields
+
+from treadle.errors import Problem, TreadleError
+from treadle.files import Found, Stamp, digest_text, find_files
+from treadle.fingerprint import to_own_text
+from treadle.program import Parsed
+from treadle.step import Graph, Step
+
+if TYPE_CHECKING:
+    from treadle.project import Project
+    from treadle.render import Renderer
+
+_RACY_NS = 2_000_000_000
+_PACKAGE = Path(__file__).parent
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What a cache is for.
+
+    Attributes:
+        treadle: which Treadle wrote it, with which libraries beside it.
+        signature: of the project's files, see `treadle.files.Found`.
+        racy: files so young that they may have changed again without a trace in their stamps.
+        allow_paths: of treadle.yml.
+        read_environ: name -> sha256 of the value of each environment variable that templates asked for.
+        counts: kind -> number of steps.
+        body: the file that holds the rest.
+    """
+
+    treadle: str
+    signature: str
+    racy: tuple[str, ...]
+    allow_paths: tuple[str, ...]
+    read_environ: Mapping[str, str]
+    project: str
+    environment: str
+    counts: Mapping[str, int]
+    body: str
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    """What only a new compilation asks for.
+
+    Attributes:
+        files: path -> (stamp, sha256 of its text).
+        parsed: path -> what a SQL file says.
+        macros: path -> text; with `variables`, what SQL files are rendered with.
+    """
+
+    files: Mapping[str, tuple[Stamp, str]]
+    parsed: Mapping[str, Parsed]
+    macros: Mapping[str, str]
+    variables: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be compiled.
+
+    Attributes:
+        root: the project's folder.
+        environment: None for the project's default.
+        variables: values that win over those of treadle.yml.
+        environ: the environment variables that templates may read.
+        as_of: ISO 8601 in UTC; None: the newest that the labels know of.
+    """
+
+    root: Path
+    environment: str | None
+    variables: Mapping[str, Any]
+    environ: Mapping[str, str]
+    as_of: str | None
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self.environment, dict(self.variables), self.as_of], sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled project.
+
+    Attributes:
+        environment: the one that was compiled for.
+        allow_paths: folders outside of the project whose files may be read.
+        counts: kind -> number of steps.
+        is_new: whether it differs from what was compiled last.
+    """
+
+    environment: str
+    allow_paths: tuple[str, ...]
+    counts: Mapping[str, int]
+    is_new: bool
+    _graph: Callable[[], Graph]
+    _files: Callable[[], Mapping[str, tuple[Stamp, str]]]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph."""
+        return self._graph()
+
+    @cached_property
+    def python(self) -> Mapping[str, str]:
+        """Path -> sha256 of the text of each Python file."""
+        return {path: digest for path, (_, digest) in self._files().items() if path.endswith(".py")}
+
+
+def load_compiled(asked: Asked, folder: Path) -> Compiled:
+    """Return the project as compiled, from the cache as far as that holds.
+
+    Args:
+        asked: what is to be compiled.
+        folder: `.treadle/cache`.
+
+    Raises:
+        ProjectError: all that is wrong with the project.
+    """
+    cache = _Cache(asked, folder)
+    with suppress(OSError, msgspec.MsgspecError, ValueError, KeyError):
+        if (found := cache.read()) is not None:
+            return found
+    return cache.compile()
+
+
+class _Cache:
+    def __init__(self, asked: Asked, folder: Path) -> None:
+        self.asked, self.folder = asked, folder
+        self.head_file = folder / f"graph-{asked.key}.head"
+        self.started_ns = time.time_ns()
+        self.old: _Body | None = None
+
+    def read(self) -> Compiled | None:
+        """Return what is cached, brought up to date; None where the project has to be compiled.
+
+        Raises:
+            OSError, MsgspecError, KeyError: the cache is not there, or not whole.
+        """
+        head = msgspec.msgpack.decode(self.head_file.read_bytes(), type=_Head)
+        if head.treadle != _treadle() or head.read_environ != self._digest_environ(head.read_environ):
+            return None
+        found = self._find(head)
+        if found.problems:
+            return None
+        body = self.old = _Body(self.folder / head.body)
+        if found.signature == head.signature and not head.racy:
+            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.rest.files)
+        changed = self._find_changed(found, head, body.rest)
+        if changed is None:
+            return None
+        patched = self._patch(changed, body.to_graph(head)) if changed else body.to_graph(head)
+        if patched is None:
+            return None
+        digests = {path: body.rest.files[path][1] for path in found.stamps} | {
+            path: said.digest for path, said in changed.items()
+        }
+        files = {path: (stamp, digests[path]) for path, stamp in found.stamps.items()}
+        parsed = {**body.rest.parsed, **changed}
+        rest = replace_fields(body.rest, files=files, parsed=parsed)
+        return self._keep(patched, rest, head.allow_paths, head.read_environ, is_new=bool(changed))
+
+    def _find(self, head: _Head) -> Found:
+        root = self.asked.root
+        return find_files(root, (root.resolve(), *((root / path).resolve() for path in head.allow_paths)))
+
+    def _find_changed(self, found: Found, head: _Head, rest: _Rest) -> dict[str, Parsed] | None:
+        """Return path -> what it says now, of changed SQL files; None if more than their queries changed."""
+        if found.stamps.keys() != rest.files.keys():
+            return None
+        racy = set(head.racy)
+        changed: dict[str, Parsed] = {}
+        for path, stamp in found.stamps.items():
+            before, digest = rest.files[path]
+            if stamp == before and path not in racy:
+                continue
+            text = (self.asked.root / path).read_bytes().decode("utf-8-sig")
+            if digest_text(text) != digest:
+                said = self._parse(path, text, rest)
+                if said is None:
+                    return None
+                changed[path] = said
+        return changed
+
+    def _parse(self, path: str, text: str, rest: _Rest) -> Parsed | None:
+        """Return what a changed SQL file says; None where it says more than another query, or is wrong."""
+        before = rest.parsed.get(path)
+        if before is None:
+            return None
+        from treadle.sqlfile import SqlReader
+
+        try:
+            reader = SqlReader(self._renderer(rest), {})
+            file = reader.open(path, text)
+            file.read_query(volatile=before.volatile)
+        except TreadleError:
+            return None
+        said = reader.parsed[path]
+        return said if said.says_the_same(before) else None
+
+    def _renderer(self, rest: _Rest) -> Renderer:
+        from treadle.render import Renderer
+
+        asked = self.asked
+        return Renderer(macros=rest.macros, variables=rest.variables, environ=asked.environ, as_of=asked.as_of)
+
+    def _patch(self, changed: Mapping[str, Parsed], graph: Graph) -> Graph | None:
+        """Return the graph with other queries in the place of those that changed."""
+        steps, own_texts = dict(graph.steps), dict(graph.own_texts)
+        for path, said in changed.items():
+            stem = PurePosixPath(path).stem
+            step = steps.get(stem if path.startswith("features/") else f"test:{stem}")
+            if step is None or step.query is None or step.where.path != path:
+                return None
+            part = next(iter(step.code))
+            new = replace_fields(step, query=said.query, code={part: said.query.tokens}, where=said.where)
+            steps[step.id], own_texts[step.id] = new, to_own_text(new)
+        return replace(graph, steps=steps, own_texts=own_texts)
+
+    def compile(self) -> Compiled:
+        """Compile the project and keep the result.
+
+        Raises:
+            ProjectError: all that is wrong with it.
+        """
+        from treadle.graph import compile_graph
+        from treadle.project import read_project
+        from treadle.sqlfile import SqlReader
+
+        asked = self.asked
+        project = read_project(asked.root, environment=asked.environment, variables=asked.variables)
+        readers: list[SqlReader] = []
+
+        def read_sql(renderer: Renderer) -> SqlReader:
+            readers.append(SqlReader(renderer, self._known(project)))
+            return readers[0]
+
+        graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)
+        own_texts = {step.id: to_own_text(step) for step in graph}
+        read_environ = readers[0].renderer.read_environ
+        rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
+        read_digests = self._digest_environ(read_environ)
+        graph = replace(graph, own_texts=own_texts)
+        return self._keep(graph, rest, project.spec.allow_paths, read_digests, is_new=True)
+
+    def _known(self, project: Project) -> Mapping[str, Parsed]:
+        """Return what SQL files said that are rendered with the same macros and variables as before."""
+        if self.old is None:
+            return {}
+        rest = self.old.rest
+        is_same = rest.macros == project.macros and rest.variables == project.variables
+        return rest.parsed if is_same else {}
+
+    def _digest_environ(self, names: Mapping[str, object]) -> dict[str, str]:
+        return {name: digest_text(repr(self.asked.environ.get(name))) for name in sorted(names)}
+
+    def _keep(
+        self,
+        graph: Graph,
+        rest: _Rest,
+        allow_paths: tuple[str, ...],
+        read_environ: Mapping[str, str],
+        *,
+        is_new: bool,
+    ) -> Compiled:
+        counts: dict[str, int] = {}
+        for step in graph:
+            counts[step.kind] = counts.get(step.kind, 0) + 1
+        stamps = {path: stamp for path, (stamp, _) in rest.files.items()}
+        newest_ns = self.started_ns - _RACY_NS
+        head = _Head(
+            treadle=_treadle(),
+            signature=Found(stamps, ()).signature,
+            racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
+            allow_paths=allow_paths,
+            read_environ=read_environ,
+            project=graph.project,
+            environment=graph.environment,
+            counts=counts,
+            body=f"{self.head_file.stem}-{os.urandom(6).hex()}.body",
+        )
+        with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
+            self._write(head, graph, rest)
+        return replace(_to_compiled(head, lambda: graph, lambda: rest.files), is_new=is_new)
+
+    def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
+        encode = msgspec.msgpack.encode
+        parts = (list(graph.steps.values()), list(graph.own_texts.values()), graph.warnings, rest)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / head.body).write_bytes(encode([msgspec.Raw(encode(part)) for part in parts]))
+        new = self.head_file.with_suffix(".new")
+        new.write_bytes(encode(head))
+        os.replace(new, self.head_file)
+        for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
+            if file.name != head.body:
+                file.unlink(missing_ok=True)
+
+
+class _Body:
+    """The file beside a head: steps, their own texts, warnings, and the rest; each is decoded when it is used."""
+
+    def __init__(self, file: Path) -> None:
+        parts = msgspec.msgpack.decode(
+            file.read_bytes(), type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
+        )
+        self._steps, self._own_texts, self._warnings, self._rest = parts
+
+    @cached_property
+    def rest(self) -> _Rest:
+        return msgspec.msgpack.decode(self._rest, type=_Rest)
+
+    def to_graph(self, head: _Head) -> Graph:
+        decode = msgspec.msgpack.decode
+        steps = decode(self._steps, type=list[Step])
+        ids = [step.id for step in steps]
+        own_texts = dict(zip(ids, decode(self._own_texts, type=list[str]), strict=True))
+        warnings = decode(self._warnings, type=tuple[Problem, ...])
+        return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), warnings, own_texts)
+
+
+def _to_compiled(
+    head: _Head, graph: Callable[[], Graph], files: Callable[[], Mapping[str, tuple[Stamp, str]]]
+) -> Compiled:
+    return Compiled(head.environment, head.allow_paths, head.counts, False, graph, files)
+
+
+def _treadle() -> str:
+    """Return which Treadle this is, with the libraries that are installed beside it."""
+    with os.scandir(_PACKAGE) as entries:
+        own = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
+    beside = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
+    return hashlib.sha256(repr((sys.version_info[:3], own, beside)).encode()).hexdigest()
