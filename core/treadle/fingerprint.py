@@ -36,6 +36,8 @@ REVISIONS: Mapping[str, int] = {
 }
 """Raised by one when Treadle itself would compute a different result for that kind of step."""
 
+_NOTHING: Mapping[str, str] = {}
+
 
 class Identity(Struct, frozen=True, gc=False):
     """Who a step is.
@@ -70,15 +72,15 @@ def identify(
 
     Args:
         step: the step.
-        inputs: step id -> fingerprint, for each of `step.inputs`.
+        inputs: step id -> fingerprint, for each of `step.inputs` at least.
         parts: digests of a source's parts, in order.
         extra: further components: `as_of`, `champion`, a volatile step's run or day.
         own: `to_own_text(step)`, where it is known.
     """
-    more = dict(extra or {})
+    more = extra or _NOTHING
     if step.kind == "source":
-        more["parts"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    found = tuple(inputs[parent] for parent in step.inputs)
+        more = {**more, "parts": hashlib.sha256("\n".join(parts).encode()).hexdigest()}
+    found = tuple([inputs[parent] for parent in step.inputs])
     if own is None or more:
         text = to_canonical_json(_components(step, found, more))
     else:

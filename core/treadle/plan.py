@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 from treadle import gates
 from treadle.fingerprint import Change, Identity, describe, diff, identify
 from treadle.step import Graph, Step
@@ -41,7 +43,7 @@ class Known:
         sources: source name -> digests of its parts, in order.
         built: fingerprints of the versions in the store.
         published: step id -> fingerprint, of the environment.
-        components: fingerprint -> components of its identity, for what is published.
+        components: fingerprint -> components of its identity, for what is published; asked for what changed only.
         champions: pipeline -> its champion, if it has one.
     """
 
@@ -52,8 +54,7 @@ class Known:
     champions: Mapping[str, Champion] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PlannedStep:
+class PlannedStep(Struct, frozen=True, gc=False):
     """A step with its identity, what is to be done and why.
 
     Attributes:
@@ -124,21 +125,22 @@ def make_plan(
         full_refresh: compute the selected steps even where their version stands in the store.
     """
     identities: dict[str, Identity] = {}
+    fingerprints: dict[str, str] = {}
     opponents: dict[str, Champion | None] = {}
-    for step in graph:
-        extra: dict[str, str] = {}
+    own_texts = graph.own_texts
+    for step_id, step in graph.steps.items():
+        extra: dict[str, str] | None = None
         if step.kind == "split":
-            extra["as_of"] = as_of
-        if step.kind == "validate" and needs_champion(step):
-            choice = identities[f"{step.pipeline}.choose"].fingerprint
+            extra = {"as_of": as_of}
+        elif step.kind == "validate" and needs_champion(step):
+            choice = fingerprints[f"{step.pipeline}.choose"]
             opponents[step.pipeline] = opponent(known.champions.get(step.pipeline), choice)
-            extra["champion"] = _twin(opponents[step.pipeline])
+            extra = {"champion": _twin(opponents[step.pipeline])}
         if volatile := step.config.get("volatile"):
-            extra["now"] = run if volatile == "run" else day
-        inputs = {parent: identities[parent].fingerprint for parent in step.inputs}
-        identities[step.id] = identify(
-            step, inputs, parts=known.sources.get(step.id, ()), extra=extra, own=graph.own_texts.get(step.id)
-        )
+            extra = {**(extra or {}), "now": run if volatile == "run" else day}
+        parts = known.sources[step_id] if step.kind == "source" and step_id in known.sources else ()
+        identity = identify(step, fingerprints, parts=parts, extra=extra, own=own_texts.get(step_id))
+        identities[step_id], fingerprints[step_id] = identity, identity.fingerprint
     steps = _needed(graph, identities, known, selected, full_refresh)
     return Plan(graph, identities, steps, opponents, as_of)
 
@@ -191,7 +193,10 @@ def _needed(
 
 
 def _changes(step: Step, identity: Identity, known: Known) -> tuple[Change, ...]:
-    before = known.components.get(known.published.get(step.id, ""), None)
+    published = known.published.get(step.id)
+    if published is None or published == identity.fingerprint:
+        return ()
+    before = known.components.get(published)
     return diff(before, identity.components) if before is not None else ()
 
 

@@ -11,6 +11,7 @@ from difflib import SequenceMatcher
 from treadle import sql
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match, is_identifier
+from treadle.program import Query
 from treadle.render import Rendered
 from treadle.yamlfile import word
 
@@ -119,7 +120,7 @@ class Scope:
         return ", ".join(found[:_MAX_CHOICES]) + more
 
 
-def read_expression(text: str, where: Location, *, what: str) -> sql.Query:
+def read_expression(text: str, where: Location, *, what: str) -> Query:
     """Return a SQL expression over the columns of some rows as a query without a table, checked.
 
     Args:

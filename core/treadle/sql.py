@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
@@ -53,6 +52,7 @@ _CHANGES = (
     exp.Pragma,
     exp.Command,
 )
+_LOOKED_AT = (*_CHANGES, exp.Table, exp.TableSample, exp.With)
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?$:]+")
 _PATH = re.compile(r"[./*:]")
 _PLAIN = frozenset("()[]{},;")
@@ -105,7 +105,7 @@ def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
     raw = _tokenize(text, locate)
     tokens = _read_statement(text, raw, locate)
     tree = _parse(text, _before(raw, tokens[-1].end), locate)
-    looked_at = [one for one in tree.walk() if _is_looked_at(type(one))]
+    looked_at = [one for one in tree.walk() if isinstance(one, _LOOKED_AT)]
     problems = [*_check_kind(tree, looked_at, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
     problems += _check_tables(tree, looked_at, rendered.refs, text, locate)
     problems += [] if volatile else _check_samples(looked_at, tokens, locate)
@@ -322,12 +322,6 @@ def _plain(report: dict[str, object], *, ends: bool) -> str:
         what = f"expected {match[1]}"
     place = "at the end, after" if ends and what != "unexpected" else "at"
     return f"{what} {place} {near}".strip()
-
-
-@cache
-def _is_looked_at(kind: type) -> bool:
-    """Return whether expressions of a type are checked; asked once a type, for a project holds millions of them."""
-    return issubclass(kind, (*_CHANGES, exp.Table, exp.TableSample, exp.With))
 
 
 def _check_kind(

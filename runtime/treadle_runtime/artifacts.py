@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from treadle_runtime.disk import storage_errors
 
 
@@ -18,10 +20,22 @@ def write_artifact(root: Path, name: str, value: Any) -> Path:
     with storage_errors(path):
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{name}.{os.getpid()}")
-        text = json.dumps(to_json(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", "utf-8")
+        temporary.write_bytes(_encode(value) + b"\n")
         temporary.replace(path)
     return path
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        text = _dump(value)
+    except ValueError:
+        text = _dump(to_json(value))
+    return msgspec.json.format(text.encode("utf-8", "surrogateescape"), indent=1)
+
+
+def _dump(value: Any) -> str:
+    # Without an indent, which the library's own fast encoder does not know.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def to_json(value: Any) -> Any:

@@ -12,7 +12,6 @@ Paths go through a macro `store()`, which returns the store's folder: only it ch
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
@@ -26,6 +25,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 from treadle_runtime.engine import Connection, escape_glob, is_disk_full, view_sql
 from treadle_runtime.lock import hold_lock
+from treadle_runtime.stamp import Stamp, describes, identify, read_stamp, write_stamp
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.version import Version
 
@@ -46,24 +46,19 @@ class Query:
     sql: str
 
 
-Views = Mapping[str, Version | Query]
-
-
 @dataclass(frozen=True)
-class _Stamp:
-    """What a catalog holds, and by which it is recognised as the file that was written here.
+class Unread:
+    """A stored version that is opened when its view has to be made.
 
     Attributes:
-        file: inode, size and time of change in ns of the catalog's file.
-        store: the folder that `store()` returns.
-        views: name -> fingerprint of a version or a query.
-        queries: fingerprint -> text.
+        read: returns the version, or None when it is gone.
     """
 
-    file: tuple[int, ...]
-    store: str
-    views: Mapping[str, str]
-    queries: Mapping[str, str]
+    fingerprint: str
+    read: Callable[[], Version | None]
+
+
+Views = Mapping[str, Version | Query | Unread]
 
 
 def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path) -> bool:
@@ -88,11 +83,11 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
     name = f"catalog-{path.stem}"  # lock and work are named as the store names a claim and its draft
     work = path.parent / "tmp" / name
     with hold_lock(path.parent / "claims" / f"{name}.lock"), _write_errors(path):
-        last = _read_stamp(path)
+        last = read_stamp(path)
         views = find_views(last.queries if last else {})
         wanted = {name: view.fingerprint for name, view in sorted(views.items())}
         queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
-        stamp = last if last and _describes(last, path) else None
+        stamp = last if last and describes(last, path) else None
         if stamp is not None and (stamp.store, stamp.views, stamp.queries) == (store, wanted, queries):
             return False
         _refuse_writer(path)
@@ -103,7 +98,7 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
             os.replace(work / path.name, path)
-            _write_stamp(path, _Stamp(_identify(path), store, wanted, queries))
+            write_stamp(path, Stamp(identify(path), store, wanted, queries))
         finally:
             disk.remove(work)
     return True
@@ -131,13 +126,13 @@ def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
 # changing the copy
 
 
-def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: str) -> None:
+def _change(work: Path, old: Path, stamp: Stamp | None, views: Views, store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
     if stamp is not None:
         shutil.copyfile(old, work)
         standing = stamp.views
-    versions = {name: view for name, view in sorted(views.items()) if isinstance(view, Version)}
+    versions = {name: view for name, view in sorted(views.items()) if not isinstance(view, Query)}
     kept = {name for name, version in versions.items() if standing.get(name) == version.fingerprint}
     with duckdb.connect(str(work), config=_CONFIG) as con:
         con.execute("begin")
@@ -145,8 +140,11 @@ def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: st
         for name in sorted(standing.keys() - kept):
             con.execute(f"drop view if exists {quote_name(name)}")
         for name in sorted(versions.keys() - kept):
-            version = versions[name]
-            if sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}"):
+            found = versions[name]
+            version = found.read() if isinstance(found, Unread) else found
+            if version is not None and (
+                sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")
+            ):
                 con.execute(f"create view {quote_name(name)} as {sql}")
         con.execute("commit")
         _create_queries(con, {name: view.sql for name, view in views.items() if isinstance(view, Query)})
@@ -216,44 +214,3 @@ def _write_errors(path: Path) -> Generator[None]:
             if is_disk_full(error):
                 raise StoreError(disk.disk_full(path, why)) from error
             raise StoreError(Problem("TR805", f"the catalog {path} cannot be written", why=why)) from error
-
-
-# the stamp
-
-
-def _stamp_path(path: Path) -> Path:
-    return path.with_suffix(".catalog.json")
-
-
-def _identify(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _read_stamp(path: Path) -> _Stamp | None:
-    """Return with what the catalog was last written here, or None."""
-    try:
-        body = json.loads(_stamp_path(path).read_bytes())
-        return _Stamp(tuple(body["file"]), body["store"], dict(body["views"]), dict(body["queries"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _describes(stamp: _Stamp, path: Path) -> bool:
-    """Return whether the catalog is still the file that the stamp was written for."""
-    try:
-        return stamp.file == _identify(path)
-    except OSError:
-        return False
-
-
-def _write_stamp(path: Path, stamp: _Stamp) -> None:
-    body = {
-        "file": stamp.file,
-        "store": stamp.store,
-        "views": dict(stamp.views),
-        "queries": dict(stamp.queries),
-    }
-    new = _stamp_path(path).with_suffix(".new")
-    new.write_text(json.dumps(body, sort_keys=True, indent=1), encoding="utf-8")
-    os.replace(new, _stamp_path(path))

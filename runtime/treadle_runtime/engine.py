@@ -180,7 +180,7 @@ def write_query(
         select = _select(columns, query, _total_order(columns, order_by, what, where))
         target = quote_text(str(folder / PART))
         rows = con.execute(f"copy ({select}) to {target} ({_PARQUET})").fetchall()[0][0]
-        return Written(tuple(Column(c.name, c.type) for c in columns), int(rows), _has_spilled(con))
+        return Written(tuple(Column(c.name, c.type) for c in columns), int(rows), has_spilled(con))
     except duckdb.ConversionException as error:
         raise _value_error(con, columns, query, what, where) or sql_error(error, what, where) from error
     except duckdb.Error as error:
@@ -216,8 +216,8 @@ def write_arrow(
 
 def describe(con: Connection, sql: str) -> list[tuple[str, str]]:
     """Return (name, DuckDB type) of a query's columns; a repeated name gets a number, as in a table."""
-    rows = con.execute(f"describe select * from (\n{sql}\n)").fetchall()
-    return [(str(row[0]), str(row[1])) for row in rows]
+    found = con.sql(f"select * from (\n{sql}\n)")
+    return [(name, str(kind)) for name, kind in zip(found.columns, found.types, strict=True)]
 
 
 def _select(columns: Sequence[StoredColumn], query: str, order: Sequence[str]) -> str:
@@ -252,7 +252,8 @@ def _total_order(
     return leading + [name for name in names.values() if name not in leading]
 
 
-def _has_spilled(con: Connection) -> bool:
+def has_spilled(con: Connection) -> bool:
+    """Return whether the last query used the temporary folder."""
     metrics = json.loads(con.get_profiling_information())
     return int(metrics["system"]["peak_temp_dir_size"]) > 0
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 
@@ -15,31 +13,28 @@ from treadle.step import Step
 from treadle_runtime import engine, usercode
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job, Made, Relation
+from treadle_runtime.session import Lend, create_relations, threads_of
 from treadle_runtime.types import quote_name, stored_columns
 
-OnConnect = Callable[[Connection], None]
 _ARROW = frozenset({"pa.Table", "pyarrow.Table", "Table"})
 _EAGER = frozenset({"pl.DataFrame", "polars.DataFrame", "DataFrame"})
 
 
-def run_query(job: Job, on_connect: OnConnect) -> Made:
+def run_query(job: Job, lend: Lend) -> Made:
     """Run a feature's SELECT into part-0.parquet.
 
     Args:
         job: of a SQL feature.
-        on_connect: gets the connection, so that it can be interrupted.
+        lend: where the connection comes from.
     """
     step = job.step
     if step.query is None:
         raise ValueError(f"{step.id} has no query")
-    threads = int(step.config["threads"])
-    with engine.connect(threads=threads, temp_directory=job.scratch) as con:
-        on_connect(con)
-        create_relations(con, job)
+    with lend(job) as con:
         what = f'feature "{step.name}"'
         order_by = _order(step)
         written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
-    return Made(written.columns, reproducible=threads == 1 and (bool(order_by) or not written.spilled))
+    return Made(written.columns, reproducible=threads_of(job) == 1 and (bool(order_by) or not written.spilled))
 
 
 def run_function(job: Job) -> Made:
@@ -92,27 +87,6 @@ def name_of(step: Step) -> str:
     if step.kind == "feature" or step.function is None:
         return f'{step.kind} "{step.name}"'
     return f'stage "{step.function.name}"'
-
-
-def create_relations(con: Connection, job: Job) -> None:
-    """Make every name that the step may use a view, and close the connection to all other files."""
-    allowed = [job.folder, job.scratch]
-    for relation in job.relations:
-        create_relation(con, relation)
-        allowed += [relation.version.folder] if relation.version else list(relation.paths)
-    engine.lock_down(con, allowed)
-
-
-def create_relation(con: Connection, relation: Relation) -> None:
-    """Make one name a view: of a stored version, or of a SELECT over earlier ones."""
-    if relation.version is not None:
-        engine.create_view(con, relation.name, relation.version)
-        return
-    try:
-        con.execute(f"create view {quote_name(relation.name)} as {relation.sql}")
-    except duckdb.Error as error:
-        kind = "source" if relation.paths else "feature"
-        raise engine.sql_error(error, f'{kind} "{relation.name}"', None) from error
 
 
 def _order(step: Step) -> list[str]:

@@ -14,10 +14,10 @@ from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import datasets, engine
 from treadle_runtime.engine import Connection
-from treadle_runtime.features import create_relation
 from treadle_runtime.job import Relation
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.sample import Sample, fetch_sample
+from treadle_runtime.session import create_relation
 from treadle_runtime.store import Version
 from treadle_runtime.types import quote_name
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from treadle.errors import Problem, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
-from treadle_runtime import catalog
-from treadle_runtime.jobs import JobMaker
-from treadle_runtime.runner import Run
+from treadle_runtime.runresult import Run
+from treadle_runtime.stamp import is_current
 from treadle_runtime.state import Candidate, State
-from treadle_runtime.store import Store, Version
+from treadle_runtime.store import Store
+
+if TYPE_CHECKING:
+    from treadle_runtime.jobs import JobMaker
 
 _TABLES = ("source", "feature")
 
@@ -31,7 +34,7 @@ class PublishedRun:
     warnings: tuple[Problem, ...] = ()
 
 
-def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) -> PublishedRun:
+def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[], JobMaker]) -> PublishedRun:
     """Make what a run computed the current versions of its environment.
 
     Args:
@@ -39,22 +42,22 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
         run: none of whose steps failed.
         store: where the versions stand.
         state: where the map is written.
-        jobs: knows what views and sources in place stand for.
+        jobs: returns what knows what views and sources in place stand for.
     """
-    environment = plan.graph.environment
+    environment, graph = plan.graph.environment, plan.graph
     done = _done(plan, run)
     built = store.fingerprints()
     mapping = {
         step_id: plan.identities[step_id].fingerprint
         for step_id in done
-        if plan.graph[step_id].is_inline or plan.identities[step_id].fingerprint in built
+        if plan.identities[step_id].fingerprint in built or graph[step_id].is_inline
     }
-    judged = [step for step in plan.graph if step.kind == "validate" and step.id in done]
+    judged = [step for step in graph if step.kind == "validate" and step.id in done]
     published = state.publish(
         environment,
         run.run_id,
         mapping,
-        drop=[step_id for step_id in state.environment(environment) if step_id not in plan.graph.steps],
+        drop=[step_id for step_id in state.environment(environment) if step_id not in graph.steps],
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
@@ -63,13 +66,15 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
 
 def _done(plan: Plan, run: Run) -> set[str]:
     """Return the ids of what was run, what it read, and the verdicts that it waited for."""
-    done: set[str] = set()
-    edge = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
-    while edge:
-        done |= edge
-        steps = [plan.graph[step_id] for step_id in edge]
-        verdicts = {parent for step in steps for parent in step.after if plan.graph[parent].kind != "test"}
-        edge = ({parent for step in steps for parent in step.inputs} | verdicts) - done
+    steps = plan.graph.steps
+    done = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
+    left = list(done)
+    while left:
+        step = steps[left.pop()]
+        for parent in (*step.inputs, *step.after):
+            if parent not in done and (parent in step.inputs or steps[parent].kind != "test"):
+                done.add(parent)
+                left.append(parent)
     return done
 
 
@@ -106,13 +111,24 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
     )
 
 
-def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tuple[Problem, ...]:
+def _write_catalog(plan: Plan, store: Store, state: State, jobs: Callable[[], JobMaker]) -> tuple[Problem, ...]:
     """Bring the environment's catalog up to its map; return why that could not be: it is a cache."""
-
-    def find_views(standing: Mapping[str, str]) -> dict[str, Version | catalog.Query]:
-        return _views(plan, store, state, jobs, standing)
-
     path = store.root / f"{plan.graph.environment}.duckdb"
+    if is_current(path, store.root / "store", _tables(plan, store, state)):
+        return ()
+    from treadle_runtime import catalog
+
+    def find_views(standing: Mapping[str, str]) -> dict[str, catalog.Query | catalog.Unread]:
+        found: dict[str, catalog.Query | catalog.Unread] = {}
+        for name, fingerprint in _tables(plan, store, state).items():
+            if (sql := _inline_sql(plan, jobs, name, fingerprint)) is not None:
+                found[name] = catalog.Query(fingerprint, sql)
+            elif fingerprint in standing:
+                found[name] = catalog.Query(fingerprint, standing[fingerprint])
+            else:
+                found[name] = catalog.Unread(fingerprint, partial(store.read, fingerprint))
+        return found
+
     try:
         catalog.write_catalog(path, find_views, store.root / "store")
     except StoreError as error:
@@ -120,25 +136,30 @@ def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tu
     return ()
 
 
-def _views(
-    plan: Plan, store: Store, state: State, jobs: JobMaker, standing: Mapping[str, str]
-) -> dict[str, Version | catalog.Query]:
-    """Return what stands for each source and feature that is published now.
+def _tables(plan: Plan, store: Store, state: State) -> dict[str, str]:
+    """Return name -> fingerprint of the sources and features that are published now.
 
-    That need not be what this run published: another may have published since, and a run of a part leaves the
-    rest as it was. Such a version is in the store, and the text of such a view in the catalog.
+    That need not be what this run published: another may have published since, and a run of a part leaves the rest as
+    it was. Such a version is in the store, and the text of such a view in the catalog.
     """
-    views: dict[str, Version | catalog.Query] = {}
+    steps = plan.graph.steps
+    found: dict[str, str] = {}
     for step_id, fingerprint in state.environment(plan.graph.environment).items():
-        step = plan.graph.steps.get(step_id)
-        if step is not None and step.kind not in _TABLES:
-            continue
-        if step is not None and step.is_inline and plan.identities[step_id].fingerprint == fingerprint:
-            relation = jobs.relation(plan, step).get(step.name)
-            if relation is not None:
-                views[step.name] = catalog.Query(fingerprint, relation.sql)
-        elif fingerprint in standing:
-            views[step_id] = catalog.Query(fingerprint, standing[fingerprint])
-        elif (version := store.read(fingerprint)) is not None and version.kind in _TABLES:
-            views[step_id] = version
-    return views
+        step = steps.get(step_id)
+        if step is None:  # of another state of the project's files
+            version = store.read(fingerprint)
+            is_table = version is not None and version.kind in _TABLES
+        else:
+            is_table = step.kind in _TABLES
+        if is_table:
+            found[step_id] = fingerprint
+    return found
+
+
+def _inline_sql(plan: Plan, jobs: Callable[[], JobMaker], name: str, fingerprint: str) -> str | None:
+    """Return what a view, or a source in place, stands for if it is published as it is planned."""
+    step = plan.graph.steps.get(name)
+    if step is None or not step.is_inline or plan.identities[name].fingerprint != fingerprint:
+        return None
+    relation = jobs().relation(plan, step).get(step.name)
+    return relation.sql if relation is not None else None

@@ -67,8 +67,17 @@ CREATE TABLE alias_history (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (SCHEMA,)
+SCHEMA_2 = """
+ALTER TABLE versions ADD COLUMN passed INTEGER;
+"""
+
+MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
 """In the order in which they are applied; never edited once released."""
+
+
+_VERSION_COLUMNS = (
+    "fingerprint, step, kind, components, rows, bytes, seconds, run_id, created_at, summary, reproducible, passed"
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,35 @@ class VersionRecord:
     run_id: str | None
     created_at: str
     summary: Mapping[str, Any]
+    reproducible: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one step, to be recorded.
+
+    Attributes:
+        version: what there is to know of its version without opening it; None where there is none.
+        passed: the verdict of a test or of gates; None for all else.
+    """
+
+    step: str
+    kind: str
+    status: str
+    fingerprint: str
+    seconds: float = 0.0
+    message: str = ""
+    version: VersionFacts | None = None
+    passed: bool | None = None
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """A version's rows, bytes, and whether another build gives the same; and what its fingerprint was made of."""
+
+    components: Mapping[str, str]
+    rows: int
+    bytes: int
     reproducible: bool
 
 
@@ -247,9 +285,36 @@ class State(StateFile):
         values = (fingerprint, step, kind, _dump(components), rows, bytes, seconds, run_id, self.now())
         with self.transaction() as con:
             con.execute(
-                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (*values, _dump(summary or {}), int(reproducible)),
             )
+
+    def record_results(self, run_id: str, results: Sequence[Result], *, steps: bool = True) -> None:
+        """Record what became of steps, and the versions that they made; later records replace earlier ones.
+
+        Args:
+            steps: whether they belong to what the run did; False for versions that an earlier run left unrecorded.
+        """
+        now = self.now()
+        versions = [
+            (
+                *(one.fingerprint, one.step, one.kind, _dump(one.version.components), one.version.rows),
+                *(one.version.bytes, one.seconds, run_id, now, "{}", int(one.version.reproducible), one.passed),
+            )
+            for one in results
+            if one.version is not None
+        ]
+        done = [(run_id, one.step, one.fingerprint, one.status, one.seconds, one.message) for one in results]
+        with self.transaction() as con:
+            slots = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+            con.executemany(f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES ({slots})", versions)
+            if steps:
+                con.executemany("INSERT OR REPLACE INTO run_steps VALUES (?, ?, ?, ?, ?, ?)", done)
+
+    def verdicts(self) -> dict[str, bool | None]:
+        """Return fingerprint -> verdict, None for what is judged by nobody, of all versions that are recorded."""
+        rows = self.read("SELECT fingerprint, passed FROM versions")
+        return {fingerprint: None if passed is None else bool(passed) for fingerprint, passed in rows}
 
     def version(self, fingerprint: str) -> VersionRecord | None:
         """Return what is recorded of a version, or None."""
@@ -259,6 +324,7 @@ class State(StateFile):
         found = dict(rows[0])
         for name in ("components", "summary"):
             found[name] = json.loads(found[name])
+        del found["passed"]
         return VersionRecord(**{**found, "reproducible": bool(found["reproducible"])})
 
     def identities(self, fingerprints: Iterable[str]) -> dict[str, Mapping[str, Any]]:

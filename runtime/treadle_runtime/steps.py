@@ -13,10 +13,10 @@ from treadle.errors import Problem, StepError, StoreError, TreadleError
 from treadle_runtime import datasets, engine, readers, usercode
 from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.disk import disk_full
-from treadle_runtime.engine import Connection
-from treadle_runtime.features import OnConnect, create_relations, name_of, run_function, run_query
+from treadle_runtime.features import name_of, run_function, run_query
 from treadle_runtime.job import Job, Made
 from treadle_runtime.sample import fetch_sample
+from treadle_runtime.session import Lend, create_relations, lend_new
 from treadle_runtime.store import Column
 
 if TYPE_CHECKING:
@@ -27,23 +27,19 @@ MAX_SHOWN_ROWS = 3
 MAX_REASON = 300
 
 
-def _nobody(con: Connection) -> None:
-    """Tell nobody of a connection: nobody will interrupt it."""
-
-
-def run_job(job: Job, on_connect: OnConnect = _nobody) -> Made:
+def run_job(job: Job, lend: Lend = lend_new) -> Made:
     """Compute a step into `job.folder`.
 
     Args:
         job: the step, its inputs, its folder.
-        on_connect: gets each DuckDB connection that is opened, so that another thread can interrupt it.
+        lend: where DuckDB connections come from.
 
     Raises:
         StepError: it failed; the problem names the step, the place and the way on.
         OSError: a file of the store or of the project cannot be read or written.
     """
     try:
-        return _run(job, on_connect)
+        return _run(job, lend)
     except (TreadleError, OSError):
         raise
     except duckdb.Error as error:
@@ -54,17 +50,17 @@ def run_job(job: Job, on_connect: OnConnect = _nobody) -> Made:
         raise StepError(_cannot_predict(job, error) or _unexpected(job, error)) from error
 
 
-def _run(job: Job, on_connect: OnConnect) -> Made:
+def _run(job: Job, lend: Lend) -> Made:
     step = job.step
     match step.kind:
         case "source":
-            return _run_source(job, on_connect)
+            return _run_source(job, lend)
         case "feature":
-            return run_query(job, on_connect) if step.query is not None else run_function(job)
+            return run_query(job, lend) if step.query is not None else run_function(job)
         case "dataset":
-            return _run_dataset(job, on_connect)
+            return _run_dataset(job, lend)
         case "test":
-            return _run_test(job, on_connect)
+            return _run_test(job, lend)
         case "stage":
             return run_function(job)
         case _:
@@ -81,24 +77,21 @@ def source_config(job: Job) -> dict[str, object]:
     return {"name": job.step.name, **job.step.config, **job.step.settings}
 
 
-def _run_source(job: Job, on_connect: OnConnect) -> Made:
+def _run_source(job: Job, lend: Lend) -> Made:
     """Write a source that is not read in place to part-0.parquet, in the order of its files."""
     if job.observed is None:
         raise ValueError(f"{job.step.id} was not observed")
     config = source_config(job)
-    with engine.connect(temp_directory=job.scratch) as con:
-        on_connect(con)
-        with readers.reading(con, config, job.observed, job.root):
-            select = readers.load(con, config, job.observed, job.root)
-            what = f'source "{job.step.name}"'
-            written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
+    with lend(job, bare=True) as con, readers.reading(con, config, job.observed, job.root):
+        select = readers.load(con, config, job.observed, job.root)
+        what = f'source "{job.step.name}"'
+        written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
     return Made(written.columns)
 
 
-def _run_dataset(job: Job, on_connect: OnConnect) -> Made:
+def _run_dataset(job: Job, lend: Lend) -> Made:
     """Join the features to the rows as of their moment: data.arrow."""
-    with engine.connect(temp_directory=job.scratch) as con:
-        on_connect(con)
+    with lend(job, bare=True) as con:
         create_relations(con, job)
         found = datasets.build(con, job.step.config, name=job.step.name, where=job.step.where)
         write_arrow_file(found.table, job.folder / DATASET_FILE)
@@ -107,14 +100,12 @@ def _run_dataset(job: Job, on_connect: OnConnect) -> Made:
     return Made(columns, info=found.info)
 
 
-def _run_test(job: Job, on_connect: OnConnect) -> Made:
+def _run_test(job: Job, lend: Lend) -> Made:
     """Run a test's query: the rows that it returns are failures; their number and the first of them are kept."""
     step = job.step
     if step.query is None:
         raise ValueError(f"{step.id} has no query")
-    with engine.connect(temp_directory=job.scratch) as con:
-        on_connect(con)
-        create_relations(con, job)
+    with lend(job) as con:
         try:
             found = fetch_sample(con, step.query.text, MAX_SHOWN_ROWS)
         except duckdb.Error as error:

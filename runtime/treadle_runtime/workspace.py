@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from treadle_runtime.store import Store, storage_errors
 if TYPE_CHECKING:
     from treadle_runtime.handle import StepHandle
     from treadle_runtime.jobs import JobMaker
-    from treadle_runtime.runner import Run
+    from treadle_runtime.runresult import Run
     from treadle_runtime.sources import Observed
     from treadle_runtime.training.parameters import ModelParameters
 
@@ -191,7 +191,7 @@ class Workspace:
             sources={name: (observed.digest,) for name, observed in self.observed.items()},
             built=self.store.fingerprints(),
             published=published,
-            components=self.state.identities(published.values()),
+            components=_Recorded(self.state),
             champions={
                 step.pipeline: found
                 for step in self.graph
@@ -285,7 +285,6 @@ class Workspace:
             How each step ended. Nothing is published when one failed.
         """
         from treadle_runtime.publishing import publish
-        from treadle_runtime.runner import Runner
 
         self._read_anew()
         # What is wrong with the project or the selection ends the command before there is a run.
@@ -298,9 +297,8 @@ class Workspace:
         status: RunStatus = "interrupted"
         try:
             plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
-            runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
-            run = runner.run(plan, run_id)
-            published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
+            run = self._run(plan, run_id, emit, threads)
+            published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs)
             status = run.outcome
         except TreadleError:
             status = "failed"
@@ -312,6 +310,15 @@ class Workspace:
             return Outcome(run, {}, published=False)
         emit(Published(environment, published.candidates, published.warnings))
         return Outcome(run, published.candidates, published=True)
+
+    def _run(self, plan: Plan, run_id: str, emit: Emit, threads: int) -> Run:
+        if not plan.n("build"):
+            from treadle_runtime.reusing import reuse
+
+            return reuse(plan, run_id, self.store, self.state, emit)
+        from treadle_runtime.runner import Runner
+
+        return Runner(self.store, self.state, self.jobs(), emit, threads=threads).run(plan, run_id)
 
     def step(self, name: str) -> StepHandle:
         """Return a step, with its inputs and what is built of it.
@@ -333,6 +340,22 @@ class Workspace:
         from treadle_runtime.handle import StepHandle
 
         return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
+
+
+class _Recorded(Mapping[str, Mapping[str, str]]):
+    """Fingerprint -> components, read from the state when they are asked for: few of ten thousand ever are."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def __getitem__(self, fingerprint: str) -> Mapping[str, str]:
+        return self._state.identities([fingerprint])[fingerprint]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state.verdicts())
+
+    def __len__(self) -> int:
+        return len(self._state.verdicts())
 
 
 def open_workspace(

@@ -11,10 +11,11 @@ from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_probl
 from treadle_runtime.commands.story import in_order, interval, number, seconds
 
 if TYPE_CHECKING:
-    from treadle_runtime.runner import Run, StepResult
+    from treadle_runtime.runresult import Run, StepResult
+    from treadle_runtime.version import Version
     from treadle_runtime.workspace import Outcome, Workspace
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 _BASELINES = ("constant", "best_single", "linear")
 
 
@@ -27,7 +28,7 @@ def print_summary(workspace: Workspace, outcome: Outcome, reporter: Reporter) ->
     """Print what the run came to, on stdout."""
     run = outcome.run
     for pipeline in _pipelines(run):
-        _print_pipeline(run, pipeline)
+        _print_pipeline(workspace, run, pipeline)
     click.echo(_counts(run, reporter))
     for pipeline, version in outcome.candidates.items():
         click.echo(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
@@ -57,20 +58,27 @@ def to_results(workspace: Workspace, outcome: Outcome, reporter: Reporter) -> di
         "published": outcome.published,
         "candidates": dict(outcome.candidates),
         "seconds": reporter.outcome.seconds if reporter.outcome else 0.0,
-        "steps": [_step_json(result) for result in run.results.values()],
+        "steps": [_step_json(result, workspace) for result in run.results.values()],
     }
     write_artifact(workspace.root, "run_results.json", results)
     return results
 
 
-def _step_json(result: StepResult) -> dict[str, Any]:
-    version = result.version
-    return {
-        "id": result.planned.step.id,
-        "kind": result.planned.step.kind,
+def _step_json(result: StepResult, workspace: Workspace) -> dict[str, Any]:
+    """Return a step's result; what a reused table or test holds is left out, for there may be ten thousand."""
+    step, planned = result.planned.step, result.planned
+    found = {
+        "id": step.id,
+        "kind": step.kind,
         "status": result.status,
-        "fingerprint": result.planned.fingerprint,
-        "reason": result.planned.reason,
+        "fingerprint": planned.fingerprint,
+        "reason": planned.reason,
+    }
+    version = result.version or (_stored(result, workspace) if step.pipeline else None)
+    if result.status == "reused" and version is None:
+        return found
+    return {
+        **found,
         "seconds": result.seconds,
         "rows": version.rows if version else 0,
         "info": dict(version.info) if version else {},
@@ -78,8 +86,15 @@ def _step_json(result: StepResult) -> dict[str, Any]:
     }
 
 
+def _stored(result: StepResult | None, workspace: Workspace) -> Version | None:
+    """Return the version of a step that was built or reused."""
+    if result is None or result.status not in ("built", "reused"):
+        return None
+    return result.version or workspace.store.read(result.planned.fingerprint)
+
+
 def _counts(run: Run, reporter: Reporter) -> str:
-    from treadle_runtime.runner import is_failure
+    from treadle_runtime.runresult import is_failure
 
     steps = [r for r in run.results.values() if r.planned.step.kind != "test"]
     tests = [r for r in run.results.values() if r.planned.step.kind == "test"]
@@ -107,14 +122,14 @@ def _pipelines(run: Run) -> list[str]:
     return [r.planned.step.pipeline for r in run.results.values() if r.planned.step.kind == "validate"]
 
 
-def _print_pipeline(run: Run, pipeline: str) -> None:
+def _print_pipeline(workspace: Workspace, run: Run, pipeline: str) -> None:
     """Print a pipeline's test metrics beside the baselines."""
-    graph, verdict = run.plan.graph, run.results[f"{pipeline}.validate"].version
-    baseline = run.results.get(f"{pipeline}.baseline")
-    if verdict is None or baseline is None or baseline.version is None:
+    graph, verdict = run.plan.graph, _stored(run.results[f"{pipeline}.validate"], workspace)
+    baseline = _stored(run.results.get(f"{pipeline}.baseline"), workspace)
+    if verdict is None or baseline is None:
         return
     info: Any = verdict.info
-    free: Any = baseline.version.info["baselines"]
+    free: Any = baseline.info["baselines"]
     for name, found in in_order(info["test"], graph, pipeline).items():
         others = [
             f"{_name(kind, free[kind])} {number(free[kind]['test'].get(name))}" for kind in _BASELINES if kind in free

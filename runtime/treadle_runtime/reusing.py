@@ -1,0 +1,86 @@
+"""The part of a run that computes nothing: its begin and end, and the versions that are taken as they stand.
+
+A build that finds nothing to do consists of this alone, and needs no engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from treadle.events import Emit, Outcome, RunFinished, RunStarted, StepFinished
+from treadle.plan import Plan
+from treadle_runtime.ledger import to_record
+from treadle_runtime.runresult import Run, StepResult, verdict_of
+from treadle_runtime.state import State
+from treadle_runtime.store import Store
+
+_JUDGES = frozenset({"test", "validate"})
+
+
+def reuse(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> Run:
+    """Run a plan that builds nothing."""
+    with reusing(plan, run_id, store, state, emit) as run:
+        return run
+
+
+@contextmanager
+def reusing(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> Iterator[Run]:
+    """Begin a run with what it need not build, and tell how it ended once the rest is done."""
+    started = time.monotonic()
+    run = Run(plan, run_id)
+    n_tests = sum(p.action == "build" and p.step.kind == "test" for p in plan)
+    emit(RunStarted(run_id, plan.graph.environment, plan.n("build") - n_tests, n_tests, plan.n("reuse")))
+    status: Outcome = "interrupted"
+    try:
+        _reuse(run, store, state, emit)
+        yield run
+        status = run.outcome
+    finally:
+        counts: dict[str, int] = {}
+        for result in run.results.values():
+            counts[result.status] = counts.get(result.status, 0) + 1
+        emit(RunFinished(run_id, status, time.monotonic() - started, counts))
+
+
+def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
+    """Note what need not be built; no version is opened for it, unless nobody has recorded what it is."""
+    verdicts = state.verdicts()
+    unrecorded: list[StepResult] = []
+    for planned in run.plan:
+        step, fingerprint = planned.step, planned.identity.fingerprint
+        if planned.action == "inline":
+            run.results[step.id] = StepResult(planned, "inlined")
+        elif planned.action == "reuse":
+            verdict = verdicts.get(fingerprint)
+            result = StepResult(planned, "reused", verdict=verdict)
+            if fingerprint not in verdicts or (verdict is None and step.kind in _JUDGES):
+                # Killed between the version's rename and its record: a later plan asks what it was made of.
+                version = store.read(fingerprint)
+                result = StepResult(planned, "reused", version=version, verdict=verdict_of(version))
+                unrecorded.append(result)
+            if result.verdict is False:
+                emit(finished(replace(result, version=store.read(fingerprint))))
+            run.results[step.id] = result
+    if unrecorded:
+        state.record_results(run.run_id, [to_record(result) for result in unrecorded], steps=False)
+
+
+def finished(result: StepResult) -> StepFinished:
+    """Return the event that tells a result."""
+    step, version = result.planned.step, result.version
+    return StepFinished(
+        step_id=step.id,
+        kind=step.kind,
+        name=step.name,
+        status=result.status,
+        seconds=result.seconds,
+        rows=version.rows if version else 0,
+        n_columns=len(version.columns) if version else 0,
+        info=version.info if version else {},
+        notes=result.notes,
+        problems=result.problems,
+        severity=str(step.settings.get("severity", "error")),
+    )

@@ -1,0 +1,69 @@
+"""What a catalog holds, in a small file beside it: a build that changed nothing need not open the catalog."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a catalog holds, and by which it is recognised as the file that was written here.
+
+    Attributes:
+        file: inode, size and time of change in ns of the catalog's file.
+        store: the folder that `store()` returns.
+        views: name -> fingerprint of a version or a query.
+        queries: fingerprint -> text.
+    """
+
+    file: tuple[int, ...]
+    store: str
+    views: Mapping[str, str]
+    queries: Mapping[str, str]
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Return with what the catalog at `path` was last written here, or None."""
+    try:
+        body = json.loads(stamp_path(path).read_bytes())
+        return Stamp(tuple(body["file"]), body["store"], dict(body["views"]), dict(body["queries"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describes(stamp: Stamp, path: Path) -> bool:
+    """Return whether the catalog is still the file that the stamp was written for."""
+    try:
+        return stamp.file == identify(path)
+    except OSError:
+        return False
+
+
+def is_current(path: Path, store_root: Path, wanted: Mapping[str, str]) -> bool:
+    """Return whether the catalog at `path` shows these names with these fingerprints, and nothing else."""
+    stamp = read_stamp(path)
+    if stamp is None or not describes(stamp, path):
+        return False
+    return stamp.store == str(store_root.absolute()) and stamp.views == wanted
+
+
+def write_stamp(path: Path, stamp: Stamp) -> None:
+    """Write what the catalog at `path` holds, in one step."""
+    new = stamp_path(path).with_suffix(".new")
+    new.write_text(json.dumps(asdict(stamp), sort_keys=True, separators=(",", ":")), encoding="utf-8")
+    os.replace(new, stamp_path(path))
+
+
+def identify(path: Path) -> tuple[int, ...]:
+    """Return by what a catalog's file is recognised."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def stamp_path(path: Path) -> Path:
+    """Return where the stamp of the catalog at `path` stands."""
+    return path.with_suffix(".catalog.json")
