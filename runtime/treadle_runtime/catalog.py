@@ -46,7 +46,20 @@ class Query:
     sql: str
 
 
-Views = Mapping[str, Version | Query]
+@dataclass(frozen=True)
+class Stored:
+    """A version that is opened only when its view is made: a catalog of thousands changes in few.
+
+    Attributes:
+        fingerprint: of the version.
+        read: opens it; None when there is no such version.
+    """
+
+    fingerprint: str
+    read: Callable[[str], Version | None]
+
+
+Views = Mapping[str, Version | Stored | Query]
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,13 @@ class _Stamp:
     queries: Mapping[str, str]
 
 
-def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path) -> bool:
+def write_catalog(
+    path: Path,
+    find_views: Callable[[Mapping[str, str]], Views],
+    store_root: Path,
+    *,
+    like: Path | None = None,
+) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
     Args:
@@ -76,6 +95,7 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
             catalog was last written with. A query that cannot be bound, because a name in it has no version
             yet or its files are gone, gets no view; nor does a version without Parquet parts.
         store_root: the folder that holds the versions' folders, `.treadle/store`.
+        like: the catalog of another environment; if it shows the same, it is copied.
 
     Returns:
         Whether anything changed.
@@ -89,7 +109,8 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
     work = path.parent / "tmp" / name
     with hold_lock(path.parent / "claims" / f"{name}.lock"), _write_errors(path):
         last = _read_stamp(path)
-        views = find_views(last.queries if last else {})
+        other = _read_stamp(like) if like else None
+        views = find_views({**(other.queries if other else {}), **(last.queries if last else {})})
         wanted = {name: view.fingerprint for name, view in sorted(views.items())}
         queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
         stamp = last if last and _describes(last, path) else None
@@ -99,7 +120,9 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
         disk.remove(work)  # of a killed process
         work.mkdir(parents=True)
         try:
-            _change(work / path.name, path, stamp, views, store)
+            is_same = other is not None and (other.store, other.views, other.queries) == (store, wanted, queries)
+            if not (like and other and is_same and _copy(like, other, work / path.name)):
+                _change(work / path.name, path, stamp, views, store)
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
             os.replace(work / path.name, path)
@@ -107,6 +130,18 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
         finally:
             disk.remove(work)
     return True
+
+
+def remove_catalog(path: Path) -> None:
+    """Delete a catalog; who has it open keeps reading it.
+
+    Raises:
+        StoreError: TR805 not writable.
+    """
+    path = path.absolute()
+    with hold_lock(path.parent / "claims" / f"catalog-{path.stem}.lock"), disk.storage_errors(path):
+        for file in (path, path.with_name(path.name + ".wal"), _stamp_path(path)):
+            file.unlink(missing_ok=True)
 
 
 def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
@@ -131,13 +166,26 @@ def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
 # changing the copy
 
 
+def _copy(source: Path, stamp: _Stamp, target: Path) -> bool:
+    """Copy a catalog if it is the file that the stamp describes; it may be replaced meanwhile, never changed."""
+    try:
+        with source.open("rb") as file:
+            if _identity_of(os.fstat(file.fileno())) != stamp.file:
+                return False
+            with target.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
     if stamp is not None:
         shutil.copyfile(old, work)
         standing = stamp.views
-    versions = {name: view for name, view in sorted(views.items()) if isinstance(view, Version)}
+    versions = {name: view for name, view in sorted(views.items()) if not isinstance(view, Query)}
     kept = {name for name, version in versions.items() if standing.get(name) == version.fingerprint}
     with duckdb.connect(str(work), config=_CONFIG) as con:
         con.execute("begin")
@@ -145,8 +193,9 @@ def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: st
         for name in sorted(standing.keys() - kept):
             con.execute(f"drop view if exists {quote_name(name)}")
         for name in sorted(versions.keys() - kept):
-            version = versions[name]
-            if sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}"):
+            found = versions[name]
+            version = found.read(found.fingerprint) if isinstance(found, Stored) else found
+            if version and (sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")):
                 con.execute(f"create view {quote_name(name)} as {sql}")
         con.execute("commit")
         _create_queries(con, {name: view.sql for name, view in views.items() if isinstance(view, Query)})
@@ -226,7 +275,10 @@ def _stamp_path(path: Path) -> Path:
 
 
 def _identify(path: Path) -> tuple[int, ...]:
-    found = path.stat()
+    return _identity_of(path.stat())
+
+
+def _identity_of(found: os.stat_result) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from treadle.errors import Problem, StoreError
+from treadle.errors import Problem
 from treadle.plan import Plan
 from treadle.step import Step
-from treadle_runtime import catalog
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.runner import Run
-from treadle_runtime.state import Candidate, State
-from treadle_runtime.store import Store, Version
-
-_TABLES = ("source", "feature")
+from treadle_runtime.state import Candidate, Inlined, State
+from treadle_runtime.store import Store
+from treadle_runtime.views import write_views
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
         jobs: knows what views and sources in place stand for.
     """
     environment = plan.graph.environment
+    current = state.environment(environment)
     done = _done(plan, run)
     built = store.fingerprints()
     mapping = {
@@ -49,16 +48,23 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
         for step_id in done
         if plan.graph[step_id].is_inline or plan.identities[step_id].fingerprint in built
     }
+    standing = {**current, **mapping}
     judged = [step for step in plan.graph if step.kind == "validate" and step.id in done]
     published = state.publish(
         environment,
         run.run_id,
         mapping,
-        drop=[step_id for step_id in state.environment(environment) if step_id not in plan.graph.steps],
+        drop=[step_id for step_id in current if step_id not in plan.graph.steps],
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
+        inlined=[
+            Inlined(standing[step.id], step.id, step.kind, sql)
+            for step in plan.graph
+            if standing.get(step.id) == plan.identities[step.id].fingerprint
+            and (sql := jobs.inline_sql(step)) is not None
+        ],
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
-    return PublishedRun(candidates, _write_catalog(plan, store, state, jobs))
+    return PublishedRun(candidates, write_views(state, store, environment))
 
 
 def _done(plan: Plan, run: Run) -> set[str]:
@@ -104,41 +110,3 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
         champion_input=champion.number if champion else None,
         metrics={name: value["value"] for name, value in test.items()},
     )
-
-
-def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tuple[Problem, ...]:
-    """Bring the environment's catalog up to its map; return why that could not be: it is a cache."""
-
-    def find_views(standing: Mapping[str, str]) -> dict[str, Version | catalog.Query]:
-        return _views(plan, store, state, jobs, standing)
-
-    path = store.root / f"{plan.graph.environment}.duckdb"
-    try:
-        catalog.write_catalog(path, find_views, store.root / "store")
-    except StoreError as error:
-        return tuple(error.problems)
-    return ()
-
-
-def _views(
-    plan: Plan, store: Store, state: State, jobs: JobMaker, standing: Mapping[str, str]
-) -> dict[str, Version | catalog.Query]:
-    """Return what stands for each source and feature that is published now.
-
-    That need not be what this run published: another may have published since, and a run of a part leaves the
-    rest as it was. Such a version is in the store, and the text of such a view in the catalog.
-    """
-    views: dict[str, Version | catalog.Query] = {}
-    for step_id, fingerprint in state.environment(plan.graph.environment).items():
-        step = plan.graph.steps.get(step_id)
-        if step is not None and step.kind not in _TABLES:
-            continue
-        if step is not None and step.is_inline and plan.identities[step_id].fingerprint == fingerprint:
-            relation = jobs.relation(plan, step).get(step.name)
-            if relation is not None:
-                views[step.name] = catalog.Query(fingerprint, relation.sql)
-        elif fingerprint in standing:
-            views[step_id] = catalog.Query(fingerprint, standing[fingerprint])
-        elif (version := store.read(fingerprint)) is not None and version.kind in _TABLES:
-            views[step_id] = version
-    return views
