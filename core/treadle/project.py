@@ -121,6 +121,48 @@ def merge_defaults(defaults: Mapping[str, Mapping[str, Any]], path: str) -> dict
     return found
 
 
+@dataclass(frozen=True)
+class EnvironmentNames:
+    """The environments of treadle.yml; `dev` is always one of them.
+
+    Attributes:
+        default: the one that commands work in unless --env names another.
+        names: all of them.
+        where: the place that lists them.
+    """
+
+    default: str
+    names: frozenset[str]
+    where: Location
+
+    def check(self, name: str, others: Iterable[str] = ()) -> None:
+        """Refuse a name that is neither defined nor among `others`.
+
+        Raises:
+            ProjectError: TR109.
+        """
+        known = {*self.names, *others}
+        if name not in known:
+            suggestion = close_match(name, known) or ""
+            fix = f"add `{name}: {{}}` below `environments:`, or use one of {', '.join(sorted(known))}"
+            what = f'environment "{name}" is not defined'
+            raise ProjectError(Problem("TR109", what, self.where, "", suggestion, fix))
+
+
+def read_environments(root: Path) -> EnvironmentNames:
+    """Read which environments a project has, and none of its other files.
+
+    Raises:
+        ProjectError: treadle.yml is wrong.
+    """
+    return _environments(*_read_project_file(root)[1:])
+
+
+def _environments(spec: ProjectSpec, document: Document) -> EnvironmentNames:
+    names = frozenset({"dev", spec.default_environment, *spec.environments})
+    return EnvironmentNames(spec.default_environment, names, document.locate("environments"))
+
+
 def read_project(root: Path, *, environment: str | None = None, variables: Mapping[str, Any] | None = None) -> Project:
     """Read every file of a project that Treadle looks at.
 
@@ -137,7 +179,7 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     """
     text, spec, document = _read_project_file(root)
     environment = environment or spec.default_environment
-    _check_environment(spec, document, environment)
+    _environments(spec, document).check(environment)
     defaults, problems = _check_defaults(spec, document)
     spec = spec.model_copy(update={"defaults": defaults})
     reader = _Reader(root, allowed_folders(root, spec.allow_paths), problems)
@@ -200,15 +242,6 @@ def _check_requires(requires: str, document: Document) -> None:
         why = f"this is Treadle {here}"
         fix = f"pip install 'treadle{requires}'"
         raise ProjectError(Problem("TR010", f"the project requires Treadle {requires}", where, why, fix=fix))
-
-
-def _check_environment(spec: ProjectSpec, document: Document, environment: str) -> None:
-    known = {"dev", spec.default_environment, *spec.environments}
-    if environment not in known:
-        suggestion = close_match(environment, known) or ""
-        fix = f"add `{environment}: {{}}` below `environments:`, or use one of {', '.join(sorted(known))}"
-        where = document.locate("environments")
-        raise ProjectError(Problem("TR109", f'environment "{environment}" is not defined', where, "", suggestion, fix))
 
 
 def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, dict[str, Any]], list[Problem]]:

@@ -68,14 +68,17 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: JobMaker) ->
 
 
 def _done(plan: Plan, run: Run) -> set[str]:
-    """Return the ids of what was run, what it read, and the verdicts that it waited for."""
+    """Return the ids of what was run, what it read, and the verdicts that it waited for.
+
+    What was read from another environment stays there.
+    """
     done: set[str] = set()
-    edge = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
+    edge = {step_id for step_id, result in run.results.items() if result.status != "skipped"} - plan.deferred
     while edge:
         done |= edge
         steps = [plan.graph[step_id] for step_id in edge]
         verdicts = {parent for step in steps for parent in step.after if plan.graph[parent].kind != "test"}
-        edge = ({parent for step in steps for parent in step.inputs} | verdicts) - done
+        edge = ({parent for step in steps for parent in step.inputs} | verdicts) - done - plan.deferred
     return done
 
 

@@ -422,9 +422,10 @@ class State(StateFile):
             self._lock_file(run_id).unlink(missing_ok=True)
             os.close(fd)
 
-    def runs(self, limit: int = 20) -> list[RunRecord]:
-        """Return the newest runs, newest first, without their steps."""
-        rows = self.read("SELECT * FROM runs ORDER BY number DESC LIMIT ?", (limit,))
+    def runs(self, limit: int = 20, *, env: str | None = None) -> list[RunRecord]:
+        """Return the newest runs, newest first, without their steps: of one environment, or of all."""
+        query = "SELECT * FROM runs WHERE ?1 IS NULL OR env = ?1 ORDER BY number DESC LIMIT ?2"
+        rows = self.read(query, (env, limit))
         return [self._run(row) for row in rows]
 
     def running(self) -> list[RunRecord]:
@@ -461,7 +462,8 @@ class State(StateFile):
         query = """
             SELECT e.step, e.fingerprint, coalesce(v.kind, i.kind) AS kind, v.rows, v.created_at, i.sql,
               i.fingerprint IS NOT NULL AS is_inline
-            FROM environments AS e LEFT JOIN versions AS v USING (fingerprint) LEFT JOIN inlined AS i USING (fingerprint)
+            FROM environments AS e
+            LEFT JOIN versions AS v USING (fingerprint) LEFT JOIN inlined AS i USING (fingerprint)
             WHERE e.env = ? ORDER BY e.step"""
         return [MapEntry(**{**dict(row), "is_inline": bool(row["is_inline"])}) for row in self.read(query, (env,))]
 
@@ -517,7 +519,7 @@ class State(StateFile):
         con.executemany("INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", rows)
         if changes:
             query = "SELECT pipeline, number FROM aliases WHERE env = ? AND alias = 'candidate'"
-            candidates = {pipeline: number for pipeline, number in con.execute(query, (env,))}
+            candidates: dict[str, int] = dict(con.execute(query, (env,)).fetchall())
             columns = "env, run_id, command, at, changes, candidates, restores"
             values = (env, run_id, command, self.now(), _dump(changes), _dump(candidates), restores)
             con.execute(f"INSERT INTO publications ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
@@ -536,8 +538,8 @@ class State(StateFile):
         found = []
         for row in rows:
             changes = {step: (before, after) for step, (before, after) in json.loads(row["changes"]).items()}
-            columns = ("id", "env", "run_id", "command", "at")
-            found.append(Publication(*(row[name] for name in columns), changes, row["restores"]))
+            entry = {name: row[name] for name in ("id", "env", "run_id", "command", "at", "restores")}
+            found.append(Publication(**entry, changes=changes))
         return found
 
     def _register(self, con: sqlite3.Connection, env: str, run_id: str, candidate: Candidate) -> Registered:

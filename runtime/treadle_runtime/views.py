@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treadle.errors import Problem, StoreError
-from treadle_runtime.catalog import Query, Stored, write_catalog
+from treadle_runtime.catalog import Query, Stored, remove_catalog, write_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +48,15 @@ def write_views(state: State, store: Store, env: str, *, like: str | None = None
     except StoreError as error:
         return tuple(error.problems)
     return ()
+
+
+def remove_views(store: Store, env: str) -> None:
+    """Delete an environment's catalog.
+
+    Raises:
+        StoreError: TR805 not writable.
+    """
+    remove_catalog(catalog_path(store, env))
 
 
 def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Stored | Query]:
