@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -60,6 +60,8 @@ class Stored:
 
 
 Views = Mapping[str, Version | Stored | Query]
+_MANY = 100
+"""Views that change at once: a new catalog costs 1 ms each, and the old one is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,15 @@ def write_catalog(
         disk.remove(work)  # of a killed process
         work.mkdir(parents=True)
         try:
-            is_same = other is not None and (other.store, other.views, other.queries) == (store, wanted, queries)
-            if not (like and other and is_same and _copy(like, other, work / path.name)):
+            new = _Stamp((), store, wanted, queries)
+            if not any(_copy(source, new, work / path.name) for source in (like, _kept(path)) if source):
                 _change(work / path.name, path, stamp, views, store)
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
+            if stamp is not None and _n_different(stamp.views, wanted) > _MANY:
+                _keep(path, stamp)
             os.replace(work / path.name, path)
-            _write_stamp(path, _Stamp(_identify(path), store, wanted, queries))
+            _write_stamp(path, replace(new, file=_identify(path)))
         finally:
             disk.remove(work)
     return True
@@ -140,7 +144,8 @@ def remove_catalog(path: Path) -> None:
     """
     path = path.absolute()
     with hold_lock(path.parent / "claims" / f"catalog-{path.stem}.lock"), disk.storage_errors(path):
-        for file in (path, path.with_name(path.name + ".wal"), _stamp_path(path)):
+        kept = _kept(path)
+        for file in (path, path.with_name(path.name + ".wal"), _stamp_path(path), kept, _stamp_path(kept)):
             file.unlink(missing_ok=True)
 
 
@@ -166,8 +171,14 @@ def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
 # changing the copy
 
 
-def _copy(source: Path, stamp: _Stamp, target: Path) -> bool:
-    """Copy a catalog if it is the file that the stamp describes; it may be replaced meanwhile, never changed."""
+def _copy(source: Path, wanted: _Stamp, target: Path) -> bool:
+    """Copy another catalog that shows what is wanted; return whether there is one.
+
+    It may be replaced meanwhile and is never changed, so that the file that was opened is compared with its stamp.
+    """
+    stamp = _read_stamp(source)
+    if stamp is None or replace(wanted, file=stamp.file) != stamp:
+        return False
     try:
         with source.open("rb") as file:
             if _identity_of(os.fstat(file.fileno())) != stamp.file:
@@ -179,10 +190,31 @@ def _copy(source: Path, stamp: _Stamp, target: Path) -> bool:
     return True
 
 
+def _kept(path: Path) -> Path:
+    """Return where the catalog stands that was replaced when many views changed at once."""
+    return path.parent / "cache" / "catalogs" / path.name
+
+
+def _keep(path: Path, stamp: _Stamp) -> None:
+    """Keep a catalog that is to be replaced: a promotion that is taken back wants it again, view by view."""
+    kept = _kept(path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    link = kept.with_suffix(".new")
+    link.unlink(missing_ok=True)
+    os.link(path, link)
+    os.replace(link, kept)
+    _write_stamp(kept, stamp)
+
+
+def _n_different(one: Mapping[str, str], other: Mapping[str, str]) -> int:
+    return sum(one.get(name) != other.get(name) for name in {*one, *other})
+
+
 def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
-    if stamp is not None:
+    wanted = {name: view.fingerprint for name, view in views.items()}
+    if stamp is not None and 2 * _n_different(stamp.views, wanted) <= len(wanted):  # else anew is faster
         shutil.copyfile(old, work)
         standing = stamp.views
     versions = {name: view for name, view in sorted(views.items()) if not isinstance(view, Query)}

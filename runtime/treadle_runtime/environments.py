@@ -69,7 +69,7 @@ class Environments:
     """
 
     def __init__(self, state: State, store: Store, *, command: str) -> None:
-        self._state, self._store, self._command = state, store, command
+        self.state, self.store, self.command = state, store, command
 
     def list(self, defined: Iterable[str]) -> list[Summary]:
         """Return the environments that are defined, or have a map or aliases, by name."""
@@ -80,20 +80,20 @@ class Environments:
               UNION SELECT env FROM environments UNION SELECT env FROM aliases) AS n
             LEFT JOIN publications AS p ON p.id = (SELECT max(id) FROM publications WHERE env = n.name)
             ORDER BY n.name"""
-        rows = self._state.read(query, (json.dumps(sorted(defined)),))
+        rows = self.state.read(query, (json.dumps(sorted(defined)),))
         return [Summary(name, name in defined, steps, at, command) for name, steps, at, command in rows]
 
     def names(self) -> set[str]:
         """Return the environments that have a map, aliases or a history."""
         tables = ("environments", "aliases", "publications")
-        rows = self._state.read(" UNION ".join(f"SELECT env FROM {table}" for table in tables))
+        rows = self.state.read(" UNION ".join(f"SELECT env FROM {table}" for table in tables))
         return {row[0] for row in rows}
 
     def diff(self, first: str, second: str) -> Changes:
         """Return step id -> (fingerprint in the first, in the second), where they differ; None where there is none."""
         maps: dict[str, dict[str, str]] = {first: {}, second: {}}
         query = "SELECT env, step, fingerprint FROM environments WHERE env IN (?, ?)"  # one look at both
-        for env, step, fingerprint in self._state.read(query, (first, second)):
+        for env, step, fingerprint in self.state.read(query, (first, second)):
             maps[env][step] = fingerprint
         ours, theirs = maps[first], maps[second]
         pairs = {step: (ours.get(step), theirs.get(step)) for step in sorted({*ours, *theirs})}
@@ -114,16 +114,16 @@ class Environments:
             UsageError: TR603, they are the same; TR807, nothing is published in the source, or a version that its map
                 names is not in the store.
         """
-        with self._state.transaction(durable=True) as con:
+        with self.state.transaction(durable=True) as con:
             wanted, candidates = self._promotion(source, target, steps)
             moved = self._point_candidates(con, target, candidates)
-            changes = self._state.write_map(con, target, wanted, command=self._command)
+            changes = self.state.write_map(con, target, wanted, command=self.command)
         return Move(changes, moved)
 
     def preview(self, source: str, target: str, *, steps: Iterable[str] | None = None) -> Move:
         """Return what `promote` would change now, or raise what it would raise."""
         wanted, candidates = self._promotion(source, target, steps)
-        ours, now = self._state.environment(target), self._candidates(target)
+        ours, now = self.state.environment(target), self._candidates(target)
         changes = {step: (ours.get(step), after) for step, after in wanted.items() if ours.get(step) != after}
         return Move(changes, {name: number for name, number in candidates.items() if now.get(name) != number})
 
@@ -134,13 +134,13 @@ class Environments:
         if source == target:
             fix = "name two environments, as in `treadle env promote dev production`"
             raise UsageError(Problem("TR603", f'"{source}" cannot be promoted to itself', fix=fix))
-        theirs = self._state.environment(source)
+        theirs = self.state.environment(source)
         if not theirs:
             what, fix = f'environment "{source}" has nothing to promote', f"run `treadle build --env {source}`"
             raise UsageError(Problem("TR807", what, why="nothing is published in it", fix=fix))
         wanted = theirs if steps is None else {step: theirs[step] for step in steps if step in theirs}
         self._check_standing(wanted, f'the map of "{source}" names', source)
-        gone = self._state.environment(target).keys() - theirs.keys() if steps is None else ()
+        gone = self.state.environment(target).keys() - theirs.keys() if steps is None else ()
         offered = self._candidates(source)
         candidates = {name: number for name, number in offered.items() if f"{name}.validate" in wanted}
         return {**dict.fromkeys(gone), **wanted}, candidates
@@ -159,43 +159,43 @@ class Environments:
             UsageError: TR603, there is nothing to go back to, or no such publication; TR807, a version of that map is
                 not in the store any more.
         """
-        with self._state.transaction(durable=True) as con:
+        with self.state.transaction(durable=True) as con:
             target = self._target(env, to)
             wanted = self._map_at(env, target)
             if not wanted:
                 raise _nothing_before(env, f"after publication {target} its map was empty")
             self._check_standing(wanted, f'the map of "{env}" after publication {target} names', env)
-            gone = self._state.environment(env).keys() - wanted.keys()
-            row = self._state.read("SELECT candidates FROM publications WHERE id = ?", (target,))[0]
+            gone = self.state.environment(env).keys() - wanted.keys()
+            row = self.state.read("SELECT candidates FROM publications WHERE id = ?", (target,))[0]
             moved = self._point_candidates(con, env, json.loads(row[0] or "{}"))
             steps = {**dict.fromkeys(gone), **wanted}
-            changes = self._state.write_map(con, env, steps, command=self._command, restores=target)
+            changes = self.state.write_map(con, env, steps, command=self.command, restores=target)
         return Move(changes, moved, target)
 
     def drop(self, env: str) -> Move:
         """Take an environment's map and aliases away; its history and all versions stay."""
-        with self._state.transaction(durable=True) as con:
+        with self.state.transaction(durable=True) as con:
             con.execute("DELETE FROM aliases WHERE env = ?", (env,))
-            gone = dict.fromkeys(self._state.environment(env))
-            changes = self._state.write_map(con, env, gone, command=self._command)
+            gone = dict.fromkeys(self.state.environment(env))
+            changes = self.state.write_map(con, env, gone, command=self.command)
         return Move(changes, {})
 
     def _candidates(self, env: str) -> dict[str, int]:
-        aliases = Registry(self._state).aliases(env)
+        aliases = Registry(self.state).aliases(env)
         return {pipeline: names["candidate"] for pipeline, names in aliases.items() if "candidate" in names}
 
     def _point_candidates(self, con: sqlite3.Connection, env: str, numbers: Mapping[str, int]) -> dict[str, int]:
         now = self._candidates(env)
         moved = {pipeline: number for pipeline, number in numbers.items() if now.get(pipeline) != number}
         for pipeline, number in moved.items():
-            self._state.point_alias(con, env, pipeline, "candidate", number)
+            self.state.point_alias(con, env, pipeline, "candidate", number)
         return moved
 
     def _check_standing(self, wanted: Mapping[str, str], whose: str, env: str) -> None:
         """Refuse a map with versions that are not in the store."""
-        lost = set(wanted.values()) - self._store.fingerprints()
+        lost = set(wanted.values()) - self.store.fingerprints()
         query = "SELECT fingerprint FROM inlined WHERE fingerprint IN (SELECT value FROM json_each(?))"
-        lost -= {row[0] for row in self._state.read(query, (json.dumps(sorted(lost)),))}
+        lost -= {row[0] for row in self.state.read(query, (json.dumps(sorted(lost)),))}
         if not lost:
             return
         names = [f"{step} ({found[:12]})" for step, found in wanted.items() if found in lost]
@@ -206,7 +206,7 @@ class Environments:
 
     def _target(self, env: str, to: int | None) -> int:
         """Return the publication, itself no rollback, whose map is wanted."""
-        rows = self._state.read("SELECT id, coalesce(restores, id) FROM publications WHERE env = ?", (env,))
+        rows = self.state.read("SELECT id, coalesce(restores, id) FROM publications WHERE env = ?", (env,))
         leads_to: dict[int, int] = dict(map(tuple, rows))
         if not leads_to:
             raise _nothing_before(env, "nothing was published in it")
@@ -224,9 +224,9 @@ class Environments:
 
     def _map_at(self, env: str, publication: int) -> dict[str, str]:
         """Return the map as it was after a publication: the present one, with what came later undone."""
-        found = self._state.environment(env)
+        found = self.state.environment(env)
         query = "SELECT changes FROM publications WHERE env = ? AND id > ? ORDER BY id DESC"
-        for (changes,) in self._state.read(query, (env, publication)):
+        for (changes,) in self.state.read(query, (env, publication)):
             for step, (before, _) in json.loads(changes).items():
                 if before is None:
                     found.pop(step, None)

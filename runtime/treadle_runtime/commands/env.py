@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from treadle_runtime.commands.options import folder_option, json_option, open_project
+from treadle_runtime.commands.options import command_words, compile_project, folder_option, json_option
 
 if TYPE_CHECKING:
     from treadle.project import EnvironmentNames
     from treadle_runtime.environments import Changes, Environments, Move
-    from treadle_runtime.workspace import Workspace
 
+_TABLES = ("source", "feature", "dataset", "evaluate", "stage")
 _SHORT = 12
 _MAX_SHOWN = 20
 
@@ -47,7 +47,7 @@ def list_environments(folder: Path, as_json: bool) -> None:
     """
     from treadle_runtime.commands.console import print_json, to_lines
 
-    with _opened(folder) as (_, names, environments):
+    with _opened(folder) as (names, environments):
         found = environments.list(names.names)
     if as_json:
         print_json([asdict(each) | {"is_default": each.name == names.default} for each in found])
@@ -79,14 +79,14 @@ def show(name: str | None, history: bool, limit: int, folder: Path, as_json: boo
     from treadle_runtime.commands.console import print_json, to_lines
     from treadle_runtime.registry import Registry
 
-    with _opened(folder) as (workspace, names, environments):
+    with _opened(folder) as (names, environments):
         chosen = name or names.default
         names.check(chosen, environments.names())
         if history:
-            _show_history(workspace, chosen, limit, as_json)
+            _show_history(environments, chosen, limit, as_json)
             return
-        entries = workspace.state.entries(chosen)
-        aliases = Registry(workspace.state).aliases(chosen)
+        entries = environments.state.entries(chosen)
+        aliases = Registry(environments.state).aliases(chosen)
     if as_json:
         keys = ("step", "kind", "fingerprint", "rows", "created_at")
         steps = [{key: getattr(entry, key) for key in keys} for entry in entries]
@@ -97,7 +97,7 @@ def show(name: str | None, history: bool, limit: int, folder: Path, as_json: boo
             entry.kind or "",
             entry.step.removeprefix("test:"),
             entry.fingerprint[:_SHORT],
-            "in place" if entry.is_inline else f"{entry.rows or 0:,}",
+            "in place" if entry.is_inline else f"{entry.rows or 0:,}" if entry.kind in _TABLES else "",
             _minute(entry.created_at),
         )
         for entry in entries
@@ -110,10 +110,10 @@ def show(name: str | None, history: bool, limit: int, folder: Path, as_json: boo
     click.echo(f"next: treadle env show {chosen} --history" if entries else f"next: treadle build --env {chosen}")
 
 
-def _show_history(workspace: Workspace, name: str, limit: int, as_json: bool) -> None:
+def _show_history(environments: Environments, name: str, limit: int, as_json: bool) -> None:
     from treadle_runtime.commands.console import print_json, to_lines
 
-    found = workspace.state.history(name, limit)
+    found = environments.state.history(name, limit)
     if as_json:
         print_json([asdict(each) for each in found])
         return
@@ -146,7 +146,7 @@ def diff(first: str, second: str, folder: Path, as_json: bool) -> None:
     """
     from treadle_runtime.commands.console import print_json
 
-    with _opened(folder) as (workspace, names, environments):
+    with _opened(folder) as (names, environments):
         for name in (first, second):
             names.check(name, environments.names())
         changes = environments.diff(first, second)
@@ -163,14 +163,14 @@ def diff(first: str, second: str, folder: Path, as_json: bool) -> None:
                 }
             )
             return
-        _print_diff(workspace, first, second, changes)
+        _print_diff(environments, first, second, changes)
     if not changes:
         click.echo(f"{first} and {second} are the same")
     elif len(groups[1]) < len(changes):
         click.echo(f"next: treadle env promote {first} {second}")
 
 
-def _print_diff(workspace: Workspace, first: str, second: str, changes: Changes) -> None:
+def _print_diff(environments: Environments, first: str, second: str, changes: Changes) -> None:
     from treadle.fingerprint import describe
     from treadle.fingerprint import diff as compare
     from treadle_runtime.commands.console import to_lines
@@ -180,7 +180,7 @@ def _print_diff(workspace: Workspace, first: str, second: str, changes: Changes)
             continue
         click.echo(f"{title}: {len(steps)}")
         shown = steps[:_MAX_SHOWN]
-        identities = workspace.state.identities(found for step in shown for found in changes[step] if found)
+        identities = environments.state.identities(found for step in shown for found in changes[step] if found)
         rows = []
         for step in shown:
             ours, theirs = changes[step]
@@ -216,13 +216,14 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
     from treadle_runtime.commands.console import print_json
     from treadle_runtime.environments import stand_on
 
-    with _opened(folder, source) as (workspace, names, environments):
+    with _opened(folder) as (names, environments):
         for name in (source, target):
             names.check(name)
         steps = None
         if select:
             environments.preview(source, target)
-            steps = stand_on(workspace.graph, select, workspace.state.environment(source), source)
+            graph = compile_project(folder, source)
+            steps = stand_on(graph, select, environments.state.environment(source), source)
         move = environments.preview(source, target, steps=steps)
         is_change = bool(move.changes or move.candidates)
         if is_change and not as_json and not yes:
@@ -232,7 +233,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
                 return
         if yes or not (is_change or as_json):
             move = environments.promote(source, target, steps=steps)
-            _write_views(workspace, target, like=source)
+            _write_views(environments, target, like=source)
     if as_json:
         print_json({"source": source, "target": target, "promoted": yes, **_to_json(move)})
         return
@@ -261,10 +262,10 @@ def rollback(name: str, to: int | None, folder: Path, as_json: bool) -> None:
     """
     from treadle_runtime.commands.console import print_json
 
-    with _opened(folder) as (workspace, names, environments):
+    with _opened(folder) as (names, environments):
         names.check(name, environments.names())
         move = environments.rollback(name, to=to)
-        _write_views(workspace, name)
+        _write_views(environments, name)
     if as_json:
         print_json({"environment": name, "restores": move.restores, **_to_json(move)})
         return
@@ -292,14 +293,14 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
     from treadle_runtime.commands.console import print_json
     from treadle_runtime.views import remove_views
 
-    with _opened(folder) as (workspace, names, environments):
+    with _opened(folder) as (names, environments):
         names.check(name, environments.names())
-        n = len(workspace.state.environment(name))
+        n = len(environments.state.environment(name))
         if not as_json and not yes:
             yes = click.confirm(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
         if yes:
             n = len(environments.drop(name).changes)
-            remove_views(workspace.store, name)
+            remove_views(environments.store, name)
     if as_json:
         print_json({"environment": name, "steps": n, "dropped": yes})
     elif yes:
@@ -308,27 +309,34 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, name: str | None = None) -> Iterator[tuple[Workspace, EnvironmentNames, Environments]]:
-    from treadle.project import read_environments
+def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
+    """Open what is known of the environments; of the project's files only treadle.yml is read."""
+    from treadle.project import find_root, read_environments
     from treadle_runtime.environments import Environments
+    from treadle_runtime.state import State
+    from treadle_runtime.store import Store, storage_errors
 
-    with open_project(folder, name) as workspace:
-        names = read_environments(workspace.root)
-        yield workspace, names, Environments(workspace.state, workspace.store, command=workspace.command)
+    root = find_root(folder)
+    names, words = read_environments(root), command_words()
+    with storage_errors(root):
+        (root / ".treadle").mkdir(exist_ok=True)
+    with State(root / ".treadle" / "state.db") as state:
+        yield names, Environments(state, Store(root / ".treadle", owner=words), command=words)
 
 
-def _write_views(workspace: Workspace, name: str, *, like: str | None = None) -> None:
+def _write_views(environments: Environments, name: str, *, like: str | None = None) -> None:
     from treadle_runtime.commands.console import print_problem
     from treadle_runtime.views import write_views
 
-    for problem in write_views(workspace.state, workspace.store, name, like=like):
+    for problem in write_views(environments.state, environments.store, name, like=like):
         print_problem(problem, severity="warning")
 
 
 def _grouped(changes: Changes) -> tuple[list[str], list[str], list[str]]:
-    """Return the names that have only a first, only a second, and two different fingerprints."""
+    """Return the names that have only a first, only a second, and two different fingerprints; tests come last."""
     groups: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for step, (first, second) in changes.items():
+    for step in sorted(changes, key=lambda step: (step.startswith("test:"), step)):
+        first, second = changes[step]
         groups[0 if second is None else 1 if first is None else 2].append(step)
     return groups
 

@@ -83,14 +83,18 @@ def open_project(
     from treadle.files import find_root
     from treadle_runtime.workspace import Workspace
 
-    words = ["treadle", *sys.argv[1:]]
     return Workspace(
         find_root(folder),
         environment=environment,
         variables=_parse_variables(variables),
         as_of=as_of,
-        command=shlex.join(words)[:200],
+        command=command_words(),
     )
+
+
+def command_words() -> str:
+    """Return the words by which this command was called."""
+    return shlex.join(["treadle", *sys.argv[1:]])[:200]
 
 
 def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:
