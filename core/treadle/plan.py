@@ -99,7 +99,8 @@ class Plan:
         steps: those that are selected or needed.
         champions: pipeline -> the champion that its gates are to be judged against.
         as_of: the moment that counts as now, or `newest`.
-        deferred: ids of the steps that are read from another environment: their identity is of the version there.
+        deferred: ids of the steps whose identity is that of their version in another environment; who needs one reads
+            it there.
     """
 
     graph: Graph
