@@ -99,8 +99,8 @@ class Plan:
         steps: those that are selected or needed.
         champions: pipeline -> the champion that its gates are to be judged against.
         as_of: the moment that counts as now, or `newest`.
-        deferred: ids of the steps whose identity is that of their version in another environment; who needs one reads
-            it there.
+        deferred: ids of the steps whose fingerprint is that of their version in another environment, whatever their
+            files say; who needs one reads it there.
     """
 
     graph: Graph
@@ -160,7 +160,7 @@ def make_plan(
             if there not in known.built:
                 return identity
             deferred.add(step.id)
-            return Identity(there, {})
+            return Identity(there, step, identity.inputs, identity.more)
 
         identities, opponents = _identify(graph, known, as_of, run, day, stand_in)
     reasons = dict.fromkeys(deferred, f"deferred to {defer.environment}") if defer else {}

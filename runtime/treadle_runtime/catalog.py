@@ -47,19 +47,18 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A version that is opened only when its view is made: a catalog of thousands changes in few.
+class Unread:
+    """A stored version that is opened when its view has to be made.
 
     Attributes:
-        fingerprint: of the version.
-        read: opens it; None when there is no such version.
+        read: returns the version, or None when it is gone.
     """
 
     fingerprint: str
-    read: Callable[[str], Version | None]
+    read: Callable[[], Version | None]
 
 
-Views = Mapping[str, Version | Stored | Query]
+Views = Mapping[str, Version | Query | Unread]
 _MANY = 100
 """Views that change at once: a new catalog costs 1 ms each, and the old one is worth keeping."""
 
@@ -226,7 +225,7 @@ def _change(work: Path, old: Path, stamp: _Stamp | None, views: Views, store: st
             con.execute(f"drop view if exists {quote_name(name)}")
         for name in sorted(versions.keys() - kept):
             found = versions[name]
-            version = found.read(found.fingerprint) if isinstance(found, Stored) else found
+            version = found.read() if isinstance(found, Unread) else found
             if version and (sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")):
                 con.execute(f"create view {quote_name(name)} as {sql}")
         con.execute("commit")

@@ -135,7 +135,8 @@ class JobMaker:
         return Opponent(champion.number, twin, dataset, split, is_same)
 
     def _definitions(self, plan: Plan) -> Definitions:
-        planned = {identity.fingerprint: identity.components for identity in plan.identities.values()}
+        own = [identity for step_id, identity in plan.identities.items() if step_id not in plan.deferred]
+        planned = {identity.fingerprint: identity.components for identity in own}
         recorded = self.registry._state.identities
         return Definitions(lambda fp: planned.get(fp) or recorded([fp]).get(fp))
 

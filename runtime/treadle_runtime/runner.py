@@ -139,7 +139,8 @@ class Runner:
         for planned in run.plan:
             if planned.action == "reuse":
                 version = self.store.read(planned.fingerprint)
-                if version is not None and planned.fingerprint not in recorded:
+                is_own = planned.step.id not in run.plan.deferred
+                if is_own and version is not None and planned.fingerprint not in recorded:
                     # Killed between the version's rename and its record: a later plan asks what it was made of.
                     self._record(run, planned, version, 0.0)
                 self._finish(run, StepResult(planned, "reused", version=version))

@@ -6,10 +6,11 @@ So the state and the store are all that is needed to make a catalog, whatever th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from treadle.errors import Problem, StoreError
-from treadle_runtime.catalog import Query, Stored, remove_catalog, write_catalog
+from treadle_runtime.catalog import Query, Unread, remove_catalog, write_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +40,7 @@ def write_views(state: State, store: Store, env: str, *, like: str | None = None
         Why that could not be, if so: the catalog is a cache, and the next build writes it again.
     """
 
-    def find_views(told: Mapping[str, str]) -> dict[str, Stored | Query]:
+    def find_views(told: Mapping[str, str]) -> dict[str, Query | Unread]:
         return _find(state, store, env, told)
 
     other = catalog_path(store, like) if like else None
@@ -59,7 +60,7 @@ def remove_views(store: Store, env: str) -> None:
     remove_catalog(catalog_path(store, env))
 
 
-def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Stored | Query]:
+def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Query | Unread]:
     """Return what stands for each source and feature that is published now; a name without either has no view.
 
     Args:
@@ -67,7 +68,7 @@ def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict
             that kept the texts nowhere else.
     """
     built = store.fingerprints()
-    views: dict[str, Stored | Query] = {}
+    views: dict[str, Query | Unread] = {}
     for entry in state.entries(env):
         text = entry.sql or told.get(entry.fingerprint)
         if entry.fingerprint in built:
@@ -76,7 +77,7 @@ def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict
                 version = store.read(entry.fingerprint)
                 kind = version.kind if version else None
             if kind in _TABLES:
-                views[entry.step] = Stored(entry.fingerprint, store.read)
+                views[entry.step] = Unread(entry.fingerprint, partial(store.read, entry.fingerprint))
         elif text is not None:
             views[entry.step] = Query(entry.fingerprint, text)
     return views

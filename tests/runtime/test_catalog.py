@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,7 @@ import pytest
 
 from treadle.errors import StoreError
 from treadle_runtime import catalog
-from treadle_runtime.catalog import Query, Stored, open_catalog
+from treadle_runtime.catalog import Query, Unread, open_catalog
 from treadle_runtime.engine import connect, write_query
 from treadle_runtime.store import Store, Version
 
@@ -354,11 +355,14 @@ def test_only_versions_whose_views_change_are_opened(store: Store, path: Path) -
     for n in range(1, 4):
         built(store, f"f{n}", f"select {n} as x")
     root = store.root / "store"
-    views = {name: Stored(fingerprint, read) for name, fingerprint in (("a", "f1"), ("b", "f2"), ("lost", "f9"))}
+    views = {
+        name: Unread(fingerprint, partial(read, fingerprint))
+        for name, fingerprint in (("a", "f1"), ("b", "f2"), ("lost", "f9"))
+    }
     catalog.write_catalog(path, lambda _: views, root)
     assert sorted(opened) == ["f1", "f2", "f9"]
     opened.clear()
-    catalog.write_catalog(path, lambda _: {**views, "b": Stored("f3", read)}, root)
+    catalog.write_catalog(path, lambda _: {**views, "b": Unread("f3", partial(read, "f3"))}, root)
     assert opened == ["f3"]
     assert shown(path, "from a union all from b order by 1") == [(1,), (3,)]
     assert names(path) == ["a", "b"]

@@ -311,7 +311,8 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
 @contextmanager
 def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
     """Open what is known of the environments; of the project's files only treadle.yml is read."""
-    from treadle.project import find_root, read_environments
+    from treadle.files import find_root
+    from treadle.project import read_environments
     from treadle_runtime.environments import Environments
     from treadle_runtime.state import State
     from treadle_runtime.store import Store, storage_errors
