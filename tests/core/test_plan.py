@@ -498,6 +498,18 @@ def test_parent_that_is_built_as_it_stands_is_used(good: Files, compile_files: C
     assert plan.identities["arrivals"] == plan_all(graph).identities["arrivals"]
 
 
+def test_parent_that_is_built_is_used_although_what_it_was_made_of_is_gone(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    files = edit(good, "features/carrier_history.sql", "> -60", "> -30")
+    graph = compile_files(edit(files, "pipelines/arrivals.yml", "last 60d", "last 30d"))
+    mine = plan_all(graph).identities["arrivals"].fingerprint
+    known = after_build(before)
+    known = replace(known, built=known.built | {mine})
+    plan = deferred_plan(graph, known, in_production(before), f"{P}.split")
+    assert [planned.step.id for planned in plan] == [f"{P}.split"]
+    assert plan.identities["arrivals"].fingerprint == mine
+
+
 def test_what_is_neither_built_nor_published_there_is_built(good: Files, compile_files: Compile) -> None:
     graph = compile_files(good)
     before = plan_all(graph)
