@@ -266,7 +266,7 @@ class Workspace:
 
     def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...]) -> Deferral:
         """Return what may be read from another environment: nothing that the selection names, tested or built."""
-        from treadle.project import read_environments
+        from treadle.projectfile import read_environments
 
         read_environments(self.root).check(env)
         if not selectors and not exclude:

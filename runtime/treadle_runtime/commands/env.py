@@ -13,7 +13,7 @@ import click
 from treadle_runtime.commands.options import command_words, compile_project, folder_option, json_option
 
 if TYPE_CHECKING:
-    from treadle.project import EnvironmentNames
+    from treadle.projectfile import EnvironmentNames
     from treadle_runtime.environments import Changes, Environments, Move
 
 _TABLES = ("source", "feature", "dataset", "evaluate", "stage")
@@ -312,7 +312,7 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
 def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
     """Open what is known of the environments; of the project's files only treadle.yml is read."""
     from treadle.files import find_root
-    from treadle.project import read_environments
+    from treadle.projectfile import read_environments
     from treadle_runtime.environments import Environments
     from treadle_runtime.state import State
     from treadle_runtime.store import Store, storage_errors

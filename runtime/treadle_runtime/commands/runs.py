@@ -32,7 +32,7 @@ def runs(
       treadle runs 20261123T211649-ab12
     """
     from treadle.errors import Problem, UsageError
-    from treadle.project import read_environments
+    from treadle.projectfile import read_environments
     from treadle_runtime.commands.console import print_json, to_lines
     from treadle_runtime.commands.story import seconds
     from treadle_runtime.environments import Environments
