@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "test": "treadle_runtime.commands.build:test",
     "show": "treadle_runtime.commands.show:show",
     "models": "treadle_runtime.commands.models:models",
+    "env": "treadle_runtime.commands.env:env",
     "runs": "treadle_runtime.commands.runs:runs",
     "debug": "treadle_runtime.commands.debug:debug",
     "clean": "treadle_runtime.commands.clean:clean",

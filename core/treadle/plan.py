@@ -5,7 +5,7 @@ Nothing is read from disk here: the sources' digests, the built versions and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,6 +54,19 @@ class Known:
     champions: Mapping[str, Champion] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Deferral:
+    """Another environment, whose versions stand in for what is not selected and not built.
+
+    Attributes:
+        environment: its name.
+        published: step id -> fingerprint, of the steps that may be read from there.
+    """
+
+    environment: str
+    published: Mapping[str, str]
+
+
 class PlannedStep(Struct, frozen=True, gc=False):
     """A step with its identity, what is to be done and why.
 
@@ -87,6 +100,8 @@ class Plan:
         steps: those that are selected or needed.
         champions: pipeline -> the champion that its gates are to be judged against.
         as_of: the moment that counts as now, or `newest`.
+        deferred: ids of the steps whose fingerprint is that of their version in another environment, whatever their
+            files say; who needs one reads it there.
     """
 
     graph: Graph
@@ -94,6 +109,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     champions: Mapping[str, Champion | None]
     as_of: str = "newest"
+    deferred: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[PlannedStep]:
         return iter(self.steps)
@@ -112,8 +128,13 @@ def make_plan(
     run: str = "",
     day: str = "",
     full_refresh: bool = False,
+    defer: Deferral | None = None,
 ) -> Plan:
     """Decide what runs.
+
+    With `defer`, a step that is not selected and not built as its files stand now is read from the other environment
+    where that has it, and what stands on it gets the fingerprint of that reading. Views and sources in place are part
+    of their readers, and stay as their files are.
 
     Args:
         graph: the project's graph.
@@ -123,6 +144,43 @@ def make_plan(
         run: an id of this run, for `volatile: run`.
         day: today in UTC, for `volatile: day`.
         full_refresh: compute the selected steps even where their version stands in the store.
+        defer: where parents are read from that are neither selected nor built.
+    """
+    identities, opponents = _identify(graph, known, as_of, run, day, lambda _, identity: identity)
+    deferred: set[str] = set()
+    if defer is not None:
+        plain = identities
+
+        def stand_in(step: Step, identity: Identity) -> Identity:
+            if step.id in selected or step.is_inline:
+                return identity
+            for found in (plain[step.id], identity):
+                if found.fingerprint in known.built:
+                    return found
+            there = defer.published.get(step.id)
+            if there not in known.built:
+                return identity
+            deferred.add(step.id)
+            return Identity(there, step, identity.inputs, identity.more)
+
+        identities, opponents = _identify(graph, known, as_of, run, day, stand_in)
+    reasons = dict.fromkeys(deferred, f"deferred to {defer.environment}") if defer else {}
+    steps = _needed(graph, identities, known, selected, full_refresh, reasons)
+    return Plan(graph, identities, steps, opponents, as_of, frozenset(deferred))
+
+
+def _identify(
+    graph: Graph,
+    known: Known,
+    as_of: str,
+    run: str,
+    day: str,
+    stand_in: Callable[[Step, Identity], Identity],
+) -> tuple[dict[str, Identity], dict[str, Champion | None]]:
+    """Return the identity of every step and the champion that each pipeline's gates are judged against.
+
+    Args:
+        stand_in: given a step and the identity that follows from what it reads; returns what its readers are to read.
     """
     identities: dict[str, Identity] = {}
     fingerprints: dict[str, str] = {}
@@ -139,10 +197,9 @@ def make_plan(
         if volatile := step.config.get("volatile"):
             extra = {**(extra or {}), "now": run if volatile == "run" else day}
         parts = known.sources[step_id] if step.kind == "source" and step_id in known.sources else ()
-        identity = identify(step, fingerprints, parts=parts, extra=extra, own=own_texts.get(step_id))
+        identity = stand_in(step, identify(step, fingerprints, parts=parts, extra=extra, own=own_texts.get(step_id)))
         identities[step_id], fingerprints[step_id] = identity, identity.fingerprint
-    steps = _needed(graph, identities, known, selected, full_refresh)
-    return Plan(graph, identities, steps, opponents, as_of)
+    return identities, opponents
 
 
 def needs_champion(step: Step) -> bool:
@@ -167,6 +224,7 @@ def _needed(
     known: Known,
     selected: frozenset[str],
     full_refresh: bool,
+    deferred: Mapping[str, str],
 ) -> tuple[PlannedStep, ...]:
     found: dict[str, PlannedStep] = {}
     needed: dict[str, str] = {}
@@ -176,11 +234,11 @@ def _needed(
             continue
         identity = identities[step.id]
         is_built = identity.fingerprint in known.built and not (full_refresh and is_selected)
-        if not is_selected and is_built:
+        if not is_selected and is_built and step.id not in deferred:
             continue
         action: Action = "inline" if step.is_inline else "reuse" if is_built else "build"
-        changes = _changes(step, identity, known)
-        reason = _reason(step, identity, known, changes, action)
+        changes = () if step.id in deferred else _changes(step, identity, known)
+        reason = deferred.get(step.id) or _reason(step, identity, known, changes, action)
         if not is_selected and action == "build":
             reason += f"; needed by {needed[step.id]}"
         if full_refresh and identity.fingerprint in known.built and action == "build":

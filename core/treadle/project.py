@@ -16,6 +16,7 @@ from treadle import yamlfile
 from treadle.errors import Location, Problem, ProjectError
 from treadle.files import PROJECT_FILE, YAML, Stamp, digest_text, find_files
 from treadle.names import close_match, is_identifier
+from treadle.projectfile import environments_of, read_project_file, read_text
 from treadle.spec import (
     DatasetSpec,
     Described,
@@ -32,7 +33,6 @@ from treadle.spec import (
 from treadle.sqlfile import config_line
 from treadle.yamlfile import Document
 
-MAX_FILE_BYTES = 4 * 1024 * 1024
 _SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
     "sources": ("features", SourceSpec),
     "entities": ("features", EntitySpec),
@@ -135,9 +135,9 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     Raises:
         ProjectError: treadle.yml itself is wrong, so that nothing else can be read.
     """
-    text, spec, document = _read_project_file(root)
+    text, spec, document = read_project_file(root)
     environment = environment or spec.default_environment
-    _check_environment(spec, document, environment)
+    environments_of(spec, document).check(environment)
     defaults, problems = _check_defaults(spec, document)
     spec = spec.model_copy(update={"defaults": defaults})
     reader = _Reader(root, allowed_folders(root, spec.allow_paths), problems)
@@ -167,50 +167,6 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     )
 
 
-def _read_project_file(root: Path) -> tuple[str, ProjectSpec, Document]:
-    file = root / PROJECT_FILE
-    if not file.resolve().is_relative_to(root.resolve()):
-        why = f"the link leads to {file.resolve()}"
-        raise ProjectError(
-            Problem("TR008", "a file lies outside the project", Location(PROJECT_FILE), why, fix="copy it")
-        )
-    text = read_text(file, PROJECT_FILE)
-    document = yamlfile.read_yaml(text, path=PROJECT_FILE)
-    spec, problems = yamlfile.parse_spec(document, ProjectSpec, document.value)
-    if spec is None:
-        raise ProjectError(problems)
-    if spec.requires:
-        _check_requires(spec.requires, document)
-    return text, spec, document
-
-
-def _check_requires(requires: str, document: Document) -> None:
-    from importlib.metadata import version
-
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    where, here = document.locate("requires"), version("treadle")
-    try:
-        allowed = SpecifierSet(requires)
-    except InvalidSpecifier as error:
-        why = f'"{requires}" is no version specifier'
-        what, fix = '"requires" has a value of the wrong form', 'write it as in ">=0.1"'
-        raise ProjectError(Problem("TR004", what, where, why, fix=fix)) from error
-    if here not in allowed:
-        why = f"this is Treadle {here}"
-        fix = f"pip install 'treadle{requires}'"
-        raise ProjectError(Problem("TR010", f"the project requires Treadle {requires}", where, why, fix=fix))
-
-
-def _check_environment(spec: ProjectSpec, document: Document, environment: str) -> None:
-    known = {"dev", spec.default_environment, *spec.environments}
-    if environment not in known:
-        suggestion = close_match(environment, known) or ""
-        fix = f"add `{environment}: {{}}` below `environments:`, or use one of {', '.join(sorted(known))}"
-        where = document.locate("environments")
-        raise ProjectError(Problem("TR109", f'environment "{environment}" is not defined', where, "", suggestion, fix))
-
-
 def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """Return the defaults that can be given, and what is wrong with the others."""
     kept: dict[str, dict[str, Any]] = {}
@@ -236,31 +192,6 @@ def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, di
 def allowed_folders(root: Path, allow_paths: Iterable[str]) -> tuple[Path, ...]:
     """Return the folders that links in a project may lead into, resolved; its own is the first."""
     return root.resolve(), *((root / path).resolve() for path in allow_paths)
-
-
-def read_text(file: Path, path: str) -> str:
-    """Return a file's text.
-
-    Raises:
-        ProjectError: TR007 it is too large, TR009 it cannot be read as UTF-8.
-    """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        why = error.strerror or str(error)
-        fix = "check that it exists and its permissions"
-        raise ProjectError(Problem("TR009", "a file cannot be read", Location(path), why, fix=fix)) from error
-    if len(data) > MAX_FILE_BYTES:
-        why = f"{len(data):,} bytes; at most {MAX_FILE_BYTES:,}"
-        fix = "keep data in data/, as a source"
-        raise ProjectError(Problem("TR007", "a file is too large", Location(path), why, fix=fix))
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        why = f"byte {error.start}: {error.reason}"
-        fix = "save it as UTF-8"
-        raise ProjectError(Problem("TR009", "a file is not UTF-8 text", Location(path, line), why, fix=fix)) from error
 
 
 class _Reader:

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -25,7 +25,17 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 from treadle_runtime.engine import Connection, escape_glob, is_disk_full, view_sql
 from treadle_runtime.lock import hold_lock
-from treadle_runtime.stamp import Stamp, describes, identify, read_stamp, write_stamp
+from treadle_runtime.stamp import (
+    Query,
+    Stamp,
+    Unread,
+    describes,
+    identify,
+    identity_of,
+    read_stamp,
+    stamp_path,
+    write_stamp,
+)
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.version import Version
 
@@ -33,35 +43,18 @@ _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
-@dataclass(frozen=True)
-class Query:
-    """A view over other names: an inlined feature, or a source that is read where it lies.
-
-    Attributes:
-        fingerprint: of the step.
-        sql: its text.
-    """
-
-    fingerprint: str
-    sql: str
-
-
-@dataclass(frozen=True)
-class Unread:
-    """A stored version that is opened when its view has to be made.
-
-    Attributes:
-        read: returns the version, or None when it is gone.
-    """
-
-    fingerprint: str
-    read: Callable[[], Version | None]
-
-
 Views = Mapping[str, Version | Query | Unread]
+_MANY = 100
+"""Views that change at once: a new catalog costs 1 ms each, and the old one is worth keeping."""
 
 
-def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path) -> bool:
+def write_catalog(
+    path: Path,
+    find_views: Callable[[Mapping[str, str]], Views],
+    store_root: Path,
+    *,
+    like: Path | None = None,
+) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
     Args:
@@ -71,6 +64,7 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
             catalog was last written with. A query that cannot be bound, because a name in it has no version
             yet or its files are gone, gets no view; nor does a version without Parquet parts.
         store_root: the folder that holds the versions' folders, `.treadle/store`.
+        like: the catalog of another environment; if it shows the same, it is copied.
 
     Returns:
         Whether anything changed.
@@ -84,7 +78,8 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
     work = path.parent / "tmp" / name
     with hold_lock(path.parent / "claims" / f"{name}.lock"), _write_errors(path):
         last = read_stamp(path)
-        views = find_views(last.queries if last else {})
+        other = read_stamp(like) if like else None
+        views = find_views({**(other.queries if other else {}), **(last.queries if last else {})})
         wanted = {name: view.fingerprint for name, view in sorted(views.items())}
         queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
         stamp = last if last and describes(last, path) else None
@@ -94,14 +89,31 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
         disk.remove(work)  # of a killed process
         work.mkdir(parents=True)
         try:
-            _change(work / path.name, path, stamp, views, store)
+            new = Stamp((), store, wanted, queries)
+            if not any(_copy(source, new, work / path.name) for source in (like, _kept(path)) if source):
+                _change(work / path.name, path, stamp, views, store)
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
+            if stamp is not None and _n_different(stamp.views, wanted) > _MANY:
+                _keep(path, stamp)
             os.replace(work / path.name, path)
-            write_stamp(path, Stamp(identify(path), store, wanted, queries))
+            write_stamp(path, replace(new, file=identify(path)))
         finally:
             disk.remove(work)
     return True
+
+
+def remove_catalog(path: Path) -> None:
+    """Delete a catalog; who has it open keeps reading it.
+
+    Raises:
+        StoreError: TR805 not writable.
+    """
+    path = path.absolute()
+    with hold_lock(path.parent / "claims" / f"catalog-{path.stem}.lock"), disk.storage_errors(path):
+        kept = _kept(path)
+        for file in (path, path.with_name(path.name + ".wal"), stamp_path(path), kept, stamp_path(kept)):
+            file.unlink(missing_ok=True)
 
 
 def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
@@ -126,10 +138,50 @@ def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
 # changing the copy
 
 
+def _copy(source: Path, wanted: Stamp, target: Path) -> bool:
+    """Copy another catalog that shows what is wanted; return whether there is one.
+
+    It may be replaced meanwhile and is never changed, so that the file that was opened is compared with its stamp.
+    """
+    stamp = read_stamp(source)
+    if stamp is None or replace(wanted, file=stamp.file) != stamp:
+        return False
+    try:
+        with source.open("rb") as file:
+            if identity_of(os.fstat(file.fileno())) != stamp.file:
+                return False
+            with target.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _kept(path: Path) -> Path:
+    """Return where the catalog stands that was replaced when many views changed at once."""
+    return path.parent / "cache" / "catalogs" / path.name
+
+
+def _keep(path: Path, stamp: Stamp) -> None:
+    """Keep a catalog that is to be replaced: a promotion that is taken back wants it again, view by view."""
+    kept = _kept(path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    link = kept.with_suffix(".new")
+    link.unlink(missing_ok=True)
+    os.link(path, link)
+    os.replace(link, kept)
+    write_stamp(kept, stamp)
+
+
+def _n_different(one: Mapping[str, str], other: Mapping[str, str]) -> int:
+    return sum(one.get(name) != other.get(name) for name in {*one, *other})
+
+
 def _change(work: Path, old: Path, stamp: Stamp | None, views: Views, store: str) -> None:
     """Write the new catalog at `work`: from `old` if a stamp describes it, or else from nothing."""
     standing: Mapping[str, str] = {}
-    if stamp is not None:
+    wanted = {name: view.fingerprint for name, view in views.items()}
+    if stamp is not None and 2 * _n_different(stamp.views, wanted) <= len(wanted):  # else anew is faster
         shutil.copyfile(old, work)
         standing = stamp.views
     versions = {name: view for name, view in sorted(views.items()) if not isinstance(view, Query)}
@@ -142,9 +194,7 @@ def _change(work: Path, old: Path, stamp: Stamp | None, views: Views, store: str
         for name in sorted(versions.keys() - kept):
             found = versions[name]
             version = found.read() if isinstance(found, Unread) else found
-            if version is not None and (
-                sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")
-            ):
+            if version and (sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")):
                 con.execute(f"create view {quote_name(name)} as {sql}")
         con.execute("commit")
         _create_queries(con, {name: view.sql for name, view in views.items() if isinstance(view, Query)})

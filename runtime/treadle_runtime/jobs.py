@@ -77,17 +77,23 @@ class JobMaker:
     def _add_relation(self, plan: Plan, step: Step, found: dict[str, Relation]) -> None:
         if step.name in found or step.kind not in ("source", "feature", "dataset", "evaluate", "stage"):
             return
-        if step.is_inline and step.query is not None:
+        if (sql := self.inline_sql(step)) is not None:
             for parent in step.inputs:
                 self._add_relation(plan, plan.graph[parent], found)
-            found[step.name] = Relation(step.name, sql=step.query.text)
-        elif step.kind == "source" and sources.in_place(step.config):
-            observed = self.observed[step.id]
-            config = {"name": step.name, **step.config, **step.settings}
-            sql = readers.read_sql(config, observed, self.root)
-            found[step.name] = Relation(step.name, sql=sql, paths=tuple(observed.files(self.root)))
+            is_source = step.kind == "source"
+            paths = tuple(self.observed[step.id].files(self.root)) if is_source else ()
+            found[step.name] = Relation(step.name, sql=sql, paths=paths)
         elif (version := self.version(plan, step.id)) is not None:
             found[step.name] = Relation(step.name, version)
+
+    def inline_sql(self, step: Step) -> str | None:
+        """Return the SELECT of a view or of a source in place, by the names that it reads; None for what is stored."""
+        if step.is_inline and step.query is not None:
+            return step.query.text
+        if step.kind == "source" and sources.in_place(step.config):
+            config = {"name": step.name, **step.config, **step.settings}
+            return readers.read_sql(config, self.observed[step.id], self.root)
+        return None
 
     def check_unchanged(self, plan: Plan, step: Step) -> None:
         """Make sure that the files that a step read in place are still those of the plan.
@@ -129,7 +135,8 @@ class JobMaker:
         return Opponent(champion.number, twin, dataset, split, is_same)
 
     def _definitions(self, plan: Plan) -> Definitions:
-        planned = {identity.fingerprint: identity.components for identity in plan.identities.values()}
+        own = [identity for step_id, identity in plan.identities.items() if step_id not in plan.deferred]
+        planned = {identity.fingerprint: identity.components for identity in own}
         recorded = self.registry._state.identities
         return Definitions(lambda fp: planned.get(fp) or recorded([fp]).get(fp))
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from treadle.errors import Problem, StoreError
+from treadle.errors import Problem
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime.runresult import Run
-from treadle_runtime.stamp import is_current
-from treadle_runtime.state import Candidate, State
+from treadle_runtime.state import Candidate, Inlined, State
 from treadle_runtime.store import Store
+from treadle_runtime.views import write_views
 
 if TYPE_CHECKING:
     from treadle_runtime.jobs import JobMaker
-
-_TABLES = ("source", "feature")
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         jobs: returns what knows what views and sources in place stand for.
     """
     environment, graph = plan.graph.environment, plan.graph
+    current = state.environment(environment)
     done = _done(plan, run)
     built = store.fingerprints()
     mapping = {
@@ -52,27 +50,45 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         for step_id in done
         if plan.identities[step_id].fingerprint in built or graph[step_id].is_inline
     }
+    standing = {**current, **mapping}
     judged = [step for step in graph if step.kind == "validate" and step.id in done]
     published = state.publish(
         environment,
         run.run_id,
         mapping,
-        drop=[step_id for step_id in state.environment(environment) if step_id not in graph.steps],
+        drop=[step_id for step_id in current if step_id not in graph.steps],
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
+        inlined=_inlined(plan, standing, jobs),
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
-    return PublishedRun(candidates, _write_catalog(plan, store, state, jobs))
+    return PublishedRun(candidates, write_views(state, store, environment))
+
+
+def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:
+    """Return the text of each view and source in place that stands as it is planned."""
+    found = []
+    for step in plan.graph:
+        if step.is_inline and standing.get(step.id) == plan.identities[step.id].fingerprint:
+            sql = jobs().inline_sql(step)
+            if sql is not None:
+                found.append(Inlined(standing[step.id], step.id, step.kind, sql))
+    return found
 
 
 def _done(plan: Plan, run: Run) -> set[str]:
-    """Return the ids of what was run, what it read, and the verdicts that it waited for."""
+    """Return the ids of what was run, what it read, and the verdicts that it waited for.
+
+    What was read from another environment stays there.
+    """
     steps = plan.graph.steps
-    done = {step_id for step_id, result in run.results.items() if result.status != "skipped"}
+    done = {step_id for step_id, result in run.results.items() if result.status != "skipped"} - plan.deferred
     left = list(done)
     while left:
         step = steps[left.pop()]
         for parent in (*step.inputs, *step.after):
-            if parent not in done and (parent in step.inputs or steps[parent].kind != "test"):
+            if parent in done or parent in plan.deferred:
+                continue
+            if parent in step.inputs or steps[parent].kind != "test":
                 done.add(parent)
                 left.append(parent)
     return done
@@ -109,57 +125,3 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
         champion_input=champion.number if champion else None,
         metrics={name: value["value"] for name, value in test.items()},
     )
-
-
-def _write_catalog(plan: Plan, store: Store, state: State, jobs: Callable[[], JobMaker]) -> tuple[Problem, ...]:
-    """Bring the environment's catalog up to its map; return why that could not be: it is a cache."""
-    path = store.root / f"{plan.graph.environment}.duckdb"
-    if is_current(path, store.root / "store", _tables(plan, store, state)):
-        return ()
-    from treadle_runtime import catalog
-
-    def find_views(standing: Mapping[str, str]) -> dict[str, catalog.Query | catalog.Unread]:
-        found: dict[str, catalog.Query | catalog.Unread] = {}
-        for name, fingerprint in _tables(plan, store, state).items():
-            if (sql := _inline_sql(plan, jobs, name, fingerprint)) is not None:
-                found[name] = catalog.Query(fingerprint, sql)
-            elif fingerprint in standing:
-                found[name] = catalog.Query(fingerprint, standing[fingerprint])
-            else:
-                found[name] = catalog.Unread(fingerprint, partial(store.read, fingerprint))
-        return found
-
-    try:
-        catalog.write_catalog(path, find_views, store.root / "store")
-    except StoreError as error:
-        return tuple(error.problems)
-    return ()
-
-
-def _tables(plan: Plan, store: Store, state: State) -> dict[str, str]:
-    """Return name -> fingerprint of the sources and features that are published now.
-
-    That need not be what this run published: another may have published since, and a run of a part leaves the rest as
-    it was. Such a version is in the store, and the text of such a view in the catalog.
-    """
-    steps = plan.graph.steps
-    found: dict[str, str] = {}
-    for step_id, fingerprint in state.environment(plan.graph.environment).items():
-        step = steps.get(step_id)
-        if step is None:  # of another state of the project's files
-            version = store.read(fingerprint)
-            is_table = version is not None and version.kind in _TABLES
-        else:
-            is_table = step.kind in _TABLES
-        if is_table:
-            found[step_id] = fingerprint
-    return found
-
-
-def _inline_sql(plan: Plan, jobs: Callable[[], JobMaker], name: str, fingerprint: str) -> str | None:
-    """Return what a view, or a source in place, stands for if it is published as it is planned."""
-    step = plan.graph.steps.get(name)
-    if step is None or not step.is_inline or plan.identities[name].fingerprint != fingerprint:
-        return None
-    relation = jobs().relation(plan, step).get(step.name)
-    return relation.sql if relation is not None else None

@@ -60,7 +60,8 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
                 # Killed between the version's rename and its record: a later plan asks what it was made of.
                 version = store.read(fingerprint)
                 result = StepResult(planned, "reused", version=version, verdict=verdict_of(version))
-                unrecorded.append(result)
+                if step.id not in run.plan.deferred:  # whose identity is another environment's
+                    unrecorded.append(result)
             if result.verdict is False:
                 emit(finished(replace(result, version=store.read(fingerprint))))
             run.results[step.id] = result

@@ -1,12 +1,41 @@
-"""What a catalog holds, in a small file beside it: a build that changed nothing need not open the catalog."""
+"""What a catalog shows and holds, in a small file beside it: a build that changed nothing need not open the catalog."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from treadle_runtime.version import Version
+
+
+@dataclass(frozen=True)
+class Query:
+    """A view over other names: an inlined feature, or a source that is read where it lies.
+
+    Attributes:
+        fingerprint: of the step.
+        sql: its text.
+    """
+
+    fingerprint: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A stored version that is opened when its view has to be made.
+
+    Attributes:
+        read: returns the version, or None when it is gone.
+    """
+
+    fingerprint: str
+    read: Callable[[], Version | None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +89,11 @@ def write_stamp(path: Path, stamp: Stamp) -> None:
 
 def identify(path: Path) -> tuple[int, ...]:
     """Return by what a catalog's file is recognised."""
-    found = path.stat()
+    return identity_of(path.stat())
+
+
+def identity_of(found: os.stat_result) -> tuple[int, ...]:
+    """Return by what an open catalog's file is recognised."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

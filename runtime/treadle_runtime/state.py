@@ -69,7 +69,23 @@ CREATE TABLE alias_history (
 
 SCHEMA_2 = """
 ALTER TABLE versions ADD COLUMN passed INTEGER;
+CREATE TABLE inlined (
+  fingerprint TEXT PRIMARY KEY, step TEXT NOT NULL, kind TEXT, sql TEXT
+) STRICT, WITHOUT ROWID;
+INSERT OR IGNORE INTO inlined
+  SELECT fingerprint, step, NULL, NULL FROM environments WHERE fingerprint NOT IN (SELECT fingerprint FROM versions);
+CREATE TABLE publications_2 (
+  id INTEGER PRIMARY KEY, env TEXT NOT NULL, run_id TEXT REFERENCES runs (id) ON DELETE SET NULL,
+  command TEXT NOT NULL, at TEXT NOT NULL, changes TEXT NOT NULL, candidates TEXT, restores INTEGER
+) STRICT;
+INSERT INTO publications_2 (id, env, run_id, command, at, changes)
+  SELECT p.id, p.env, p.run_id, r.command, p.at, p.changes FROM publications AS p JOIN runs AS r ON r.id = p.run_id;
+DROP TABLE publications;
+ALTER TABLE publications_2 RENAME TO publications;
+CREATE INDEX publications_env ON publications (env, id);
 """
+"""What is published has its text beside it where it is a view or a source in place, which the store does not hold;
+a publication need not come from a run."""
 
 MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
 """In the order in which they are applied; never edited once released."""
@@ -200,6 +216,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Inlined:
+    """A view, or a source that is read in place: it has a fingerprint and no version, so its text is kept here.
+
+    Attributes:
+        sql: a SELECT over the names that it reads.
+    """
+
+    fingerprint: str
+    step: str
+    kind: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class MapEntry:
+    """A step as it stands in an environment.
+
+    Attributes:
+        kind, rows, created_at: of its version; None where nothing is recorded of it. What is inlined has no rows.
+        sql: the text of what is inlined, if it is known.
+    """
+
+    step: str
+    fingerprint: str
+    kind: str | None
+    rows: int | None
+    created_at: str | None
+    sql: str | None
+    is_inline: bool
+
+
+@dataclass(frozen=True)
 class Registered:
     """A candidate's number in the registry, and whether it was given now."""
 
@@ -219,12 +267,20 @@ class Published:
 
 @dataclass(frozen=True)
 class Publication:
-    """An entry of an environment's history."""
+    """An entry of an environment's history.
 
+    Attributes:
+        run_id: the run that published it; None where no step was run for it, as in a promotion or a rollback.
+        restores: the earlier publication whose map is in force again since this one, for a rollback.
+    """
+
+    id: int
     env: str
-    run_id: str
+    run_id: str | None
+    command: str
     at: str
     changes: Mapping[str, tuple[str | None, str | None]]
+    restores: int | None = None
 
 
 def _now() -> datetime:
@@ -348,8 +404,9 @@ class State(StateFile):
             self.drop_records(con, fingerprints)
 
     def drop_records(self, con: sqlite3.Connection, fingerprints: Iterable[str]) -> None:
-        """`forget`, within a transaction."""
+        """`forget`, within a transaction; texts of views that no environment shows go with them."""
         con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
+        con.execute("DELETE FROM inlined WHERE fingerprint NOT IN (SELECT fingerprint FROM environments)")
 
     # runs
 
@@ -428,9 +485,10 @@ class State(StateFile):
             self._lock_file(run_id).unlink(missing_ok=True)
             os.close(fd)
 
-    def runs(self, limit: int = 20) -> list[RunRecord]:
-        """Return the newest runs, newest first, without their steps."""
-        rows = self.read("SELECT * FROM runs ORDER BY number DESC LIMIT ?", (limit,))
+    def runs(self, limit: int = 20, *, env: str | None = None) -> list[RunRecord]:
+        """Return the newest runs, newest first, without their steps: of one environment, or of all."""
+        query = "SELECT * FROM runs WHERE ?1 IS NULL OR env = ?1 ORDER BY number DESC LIMIT ?2"
+        rows = self.read(query, (env, limit))
         return [self._run(row) for row in rows]
 
     def running(self) -> list[RunRecord]:
@@ -462,6 +520,16 @@ class State(StateFile):
         rows = self.read("SELECT step, fingerprint FROM environments WHERE env = ? ORDER BY step", (env,))
         return {row["step"]: row["fingerprint"] for row in rows}
 
+    def entries(self, env: str) -> list[MapEntry]:
+        """Return an environment's map with what is known of each version, by step id."""
+        query = """
+            SELECT e.step, e.fingerprint, coalesce(v.kind, i.kind) AS kind, v.rows, v.created_at, i.sql,
+              i.fingerprint IS NOT NULL AS is_inline
+            FROM environments AS e
+            LEFT JOIN versions AS v USING (fingerprint) LEFT JOIN inlined AS i USING (fingerprint)
+            WHERE e.env = ? ORDER BY e.step"""
+        return [MapEntry(**{**dict(row), "is_inline": bool(row["is_inline"])}) for row in self.read(query, (env,))]
+
     def publish(
         self,
         env: str,
@@ -470,6 +538,7 @@ class State(StateFile):
         *,
         drop: Iterable[str] = (),
         candidates: Sequence[Candidate] = (),
+        inlined: Iterable[Inlined] = (),
     ) -> Published:
         """Publish what a run built, in one durable transaction: the map, its history, the registry.
 
@@ -477,25 +546,54 @@ class State(StateFile):
             mapping: step id -> fingerprint; steps that are not named keep theirs.
             drop: ids of steps that left the graph.
             candidates: what the pipelines chose; one that passed its gates becomes `candidate`.
+            inlined: what is published and has no version.
 
         Returns:
             what changed; where nothing did, no history is written.
         """
         with self.transaction(durable=True) as con:
-            old = self.environment(env)
-            changes = _changes(old, {**dict.fromkeys(drop), **mapping})
-            for step, (_, after) in changes.items():
-                if after is None:
-                    con.execute("DELETE FROM environments WHERE env = ? AND step = ?", (env, step))
-                else:
-                    con.execute("INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", (env, step, after))
+            self._record_inlined(con, inlined)
             registered = tuple(self._register(con, env, run_id, each) for each in candidates)
-            if changes:
-                con.execute(
-                    "INSERT INTO publications (env, run_id, at, changes) VALUES (?, ?, ?, ?)",
-                    (env, run_id, self.now(), _dump(changes)),
-                )
+            command = self.read("SELECT coalesce(max(command), '') FROM runs WHERE id = ?", (run_id,))[0][0]
+            wanted = {**dict.fromkeys(drop), **mapping}
+            changes = self.write_map(con, env, wanted, command=command, run_id=run_id)
         return Published(changes, registered)
+
+    def write_map(
+        self,
+        con: sqlite3.Connection,
+        env: str,
+        wanted: Mapping[str, str | None],
+        *,
+        command: str,
+        run_id: str | None = None,
+        restores: int | None = None,
+    ) -> dict[str, tuple[str | None, str | None]]:
+        """Change an environment's map, within a transaction, and note it in the history if anything changed.
+
+        Args:
+            wanted: step id -> fingerprint, None for a step that is to leave; steps that are not named keep theirs.
+            command, run_id, restores: see `Publication`. Aliases that move along are moved before.
+        """
+        changes = _changes(self.environment(env), wanted)
+        gone = [(env, step) for step, (_, after) in changes.items() if after is None]
+        rows = [(env, step, after) for step, (_, after) in changes.items() if after is not None]
+        con.executemany("DELETE FROM environments WHERE env = ? AND step = ?", gone)
+        con.executemany("INSERT OR REPLACE INTO environments VALUES (?, ?, ?)", rows)
+        if changes:
+            query = "SELECT pipeline, number FROM aliases WHERE env = ? AND alias = 'candidate'"
+            candidates: dict[str, int] = dict(con.execute(query, (env,)).fetchall())
+            columns = "env, run_id, command, at, changes, candidates, restores"
+            values = (env, run_id, command, self.now(), _dump(changes), _dump(candidates), restores)
+            con.execute(f"INSERT INTO publications ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return changes
+
+    def _record_inlined(self, con: sqlite3.Connection, inlined: Iterable[Inlined]) -> None:
+        con.executemany(
+            "INSERT INTO inlined VALUES (:fingerprint, :step, :kind, :sql) ON CONFLICT (fingerprint)"
+            " DO UPDATE SET kind = excluded.kind, sql = excluded.sql WHERE sql IS NOT excluded.sql",
+            [asdict(each) for each in inlined],
+        )
 
     def history(self, env: str, limit: int = 20) -> list[Publication]:
         """Return what was published in an environment, newest first."""
@@ -503,7 +601,8 @@ class State(StateFile):
         found = []
         for row in rows:
             changes = {step: (before, after) for step, (before, after) in json.loads(row["changes"]).items()}
-            found.append(Publication(row["env"], row["run_id"], row["at"], changes))
+            entry = {name: row[name] for name in ("id", "env", "run_id", "command", "at", "restores")}
+            found.append(Publication(**entry, changes=changes))
         return found
 
     def _register(self, con: sqlite3.Connection, env: str, run_id: str, candidate: Candidate) -> Registered:

@@ -22,7 +22,7 @@ from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
 from treadle.events import Outcome as RunStatus
 from treadle.files import find_root
-from treadle.plan import Champion, Known, Plan, make_plan
+from treadle.plan import Champion, Deferral, Known, Plan, make_plan
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
@@ -219,6 +219,7 @@ class Workspace:
         tests: Tests = "with",
         full_refresh: bool = False,
         run: str = "plan",
+        defer: str | None = None,
     ) -> Plan:
         """Return what a build of the selection would do.
 
@@ -228,9 +229,10 @@ class Workspace:
             tests: with the tests of what is selected, without any, or only these.
             full_refresh: compute what is selected even where it is built.
             run: an id of the run, for volatile features.
+            defer: an environment from which is read what is neither selected nor built.
         """
         self._read_anew()
-        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run)
+        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run, defer=defer)
 
     def _read_anew(self) -> None:
         """Forget what an earlier plan read: in a notebook, files change while a project is open."""
@@ -240,8 +242,16 @@ class Workspace:
         self._has_planned = True
 
     def _plan(
-        self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, *, full_refresh: bool, run: str
+        self,
+        selectors: Iterable[str],
+        exclude: Iterable[str],
+        tests: Tests,
+        *,
+        full_refresh: bool,
+        run: str,
+        defer: str | None,
     ) -> Plan:
+        selectors, exclude = tuple(selectors), tuple(exclude)
         self.check_trainers()
         return make_plan(
             self.graph,
@@ -251,7 +261,20 @@ class Workspace:
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
+            defer=self._deferral(defer, selectors, exclude) if defer else None,
         )
+
+    def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...]) -> Deferral:
+        """Return what may be read from another environment: nothing that the selection names, tested or built."""
+        from treadle.projectfile import read_environments
+
+        read_environments(self.root).check(env)
+        if not selectors and not exclude:
+            fix = "name what you work on, as in `treadle build --select NAME --defer ENV`"
+            raise UsageError(Problem("TR603", "--defer needs a selection", why="all steps are selected", fix=fix))
+        chosen = select.select(self.graph, selectors, exclude)
+        published = self.state.environment(env)
+        return Deferral(env, {step_id: found for step_id, found in published.items() if step_id not in chosen})
 
     def _select(self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests) -> frozenset[str]:
         graph, exclude = self.graph, tuple(exclude)
@@ -277,9 +300,10 @@ class Workspace:
         tests: Tests = "with",
         full_refresh: bool = False,
         threads: int = 2,
+        defer: str | None = None,
         emit: Emit = _ignore,
     ) -> Outcome:
-        """Compute what the selection needs and publish it in the environment.
+        """Compute what the selection needs and publish it in the environment; see `plan` for what the options mean.
 
         Returns:
             How each step ended. Nothing is published when one failed.
@@ -291,12 +315,14 @@ class Workspace:
         environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
         self.check_trainers()
         self._select(selectors, exclude, tests)
+        if defer:
+            self._deferral(defer, selectors, exclude)
         self.store.sweep()
         with storage_errors(self.folder):
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
+            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer)
             run = self._run(plan, run_id, emit, threads)
             published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs)
             status = run.outcome

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.errors import Location
-from treadle.plan import Champion, Known, Plan, make_plan, opponent
+from treadle.fingerprint import identify
+from treadle.plan import Champion, Deferral, Known, Plan, make_plan, opponent
 from treadle.step import Graph, Step
 
 Files = dict[str, str]
@@ -455,3 +456,116 @@ def test_champion_does_not_count_where_no_gate_names_it(good: Files, compile_fil
     graph = compile_files(changed)
     assert verdict(graph, None)[0] == verdict(graph, Champion(1, "c", "t"))[0]
     assert verdict(graph, None)[1].champions == {}
+
+
+# parents that are read from another environment
+
+
+def deferred_plan(graph: Graph, known: Known, published: Mapping[str, str], *selected: str) -> Plan:
+    return make_plan(graph, known, frozenset(selected), defer=Deferral("production", published))
+
+
+def in_production(plan: Plan) -> dict[str, str]:
+    return {step_id: identity.fingerprint for step_id, identity in plan.identities.items()}
+
+
+def test_parent_that_is_not_built_is_read_from_the_other_environment(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    files = edit(good, "features/carrier_history.sql", "> -60", "> -30")
+    graph = compile_files(edit(files, "models/arrivals.yml", "[hour, distance]", "[hour]"))
+    there = in_production(before)
+    plan = deferred_plan(graph, after_build(before), there, "arrivals")
+    found = {planned.step.id: (planned.action, planned.reason) for planned in plan}
+    assert found == {
+        "carrier_history": ("reuse", "deferred to production"),
+        "arrivals": ("build", 'columns: ["hour","distance"] -> ["hour"]'),
+    }
+    assert {planned.step.id for planned in plan} & plan.deferred == {"carrier_history"}
+    assert plan.identities["carrier_history"].fingerprint == there["carrier_history"]
+    inputs = {name: there[name] for name in graph["arrivals"].inputs}
+    assert plan.identities["arrivals"] == identify(graph["arrivals"], inputs)
+
+
+def test_parent_that_is_built_as_it_stands_is_used(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    graph = compile_files(edit(good, "features/carrier_history.sql", "> -60", "> -30"))
+    mine = plan_all(graph).identities["carrier_history"].fingerprint
+    known = after_build(before)
+    known = replace(known, built=known.built | {mine})
+    plan = deferred_plan(graph, known, in_production(before), "arrivals")
+    assert [planned.step.id for planned in plan] == ["arrivals"]
+    assert "carrier_history" not in plan.deferred
+    assert plan.identities["arrivals"] == plan_all(graph).identities["arrivals"]
+
+
+def test_parent_that_is_built_is_used_although_what_it_was_made_of_is_gone(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    files = edit(good, "features/carrier_history.sql", "> -60", "> -30")
+    graph = compile_files(edit(files, "pipelines/arrivals.yml", "last 60d", "last 30d"))
+    mine = plan_all(graph).identities["arrivals"].fingerprint
+    known = after_build(before)
+    known = replace(known, built=known.built | {mine})
+    plan = deferred_plan(graph, known, in_production(before), f"{P}.split")
+    assert [planned.step.id for planned in plan] == [f"{P}.split"]
+    assert plan.identities["arrivals"].fingerprint == mine
+
+
+def test_what_is_neither_built_nor_published_there_is_built(good: Files, compile_files: Compile) -> None:
+    graph = compile_files(good)
+    before = plan_all(graph)
+    there = in_production(before)
+    expected = make_plan(graph, Known(SOURCES), frozenset({"arrivals"}))
+    assert deferred_plan(graph, Known(SOURCES), {}, "arrivals") == expected
+    assert deferred_plan(graph, Known(SOURCES), there, "arrivals") == expected  # published, and lost from the store
+    known = Known(SOURCES, built=frozenset({there["flights"]}))
+    found = deferred_plan(graph, known, {"flights": there["flights"]}, "arrivals")
+    assert found.deferred == frozenset()
+    assert {planned.step.id: planned.action for planned in found} == {
+        "planes": "inline",
+        "arrived": "inline",
+        "carrier_history": "build",
+        "plane_age": "build",
+        "arrivals": "build",
+    }
+
+
+def test_views_stand_as_their_files_are_on_parents_from_there(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    graph = compile_files(edit(good, "features/arrived.sql", "is not null", "is not null and true"))
+    known = after_build(before, sources={**SOURCES, "flights": ("another digest",), "planes": ("another digest",)})
+    plan = deferred_plan(graph, known, in_production(before), "carrier_history")
+    assert {planned.step.id: planned.action for planned in plan} == {
+        "flights": "reuse",
+        "planes": "inline",
+        "arrived": "inline",
+        "carrier_history": "build",
+    }
+    assert plan.deferred >= {"flights"}
+    now = plan_all(graph, known).identities
+    assert plan.identities["planes"] == now["planes"]
+    assert plan.identities["arrived"] == identify(
+        graph["arrived"], {"flights": before.identities["flights"].fingerprint}
+    )
+
+
+def test_selected_steps_and_what_only_others_need_are_not_deferred(good: Files, compile_files: Compile) -> None:
+    before = plan_all(compile_files(good))
+    graph = compile_files(edit(good, "features/ages.py", "2013", "2014"))
+    plan = deferred_plan(graph, after_build(before), in_production(before), "plane_age")
+    assert {planned.step.id: planned.action for planned in plan} == {"planes": "inline", "plane_age": "build"}
+    plan = deferred_plan(graph, after_build(before), in_production(before), "plane_age", f"{P}.split")
+    assert {planned.step.id: (planned.action, planned.reason) for planned in plan} == {
+        "planes": ("inline", "unchanged"),
+        "plane_age": ("build", "code of features/ages.py:age_of changed"),
+        f"{P}.split": ("reuse", "unchanged"),
+    }
+    assert "arrivals" in plan.deferred  # so it is not published either, though the split was made of it
+
+
+def test_deferring_changes_nothing_where_all_is_built(good: Files, compile_files: Compile) -> None:
+    graph = compile_files(good)
+    before = plan_all(graph)
+    known = after_build(before)
+    for step_id in graph.steps:
+        elsewhere = dict.fromkeys(graph.steps, before.identities["flights"].fingerprint)
+        assert deferred_plan(graph, known, elsewhere, step_id) == make_plan(graph, known, frozenset({step_id}))

@@ -14,7 +14,8 @@ import pytest
 from treadle.errors import ProjectError
 from treadle.files import find_root
 from treadle.graph import compile_graph
-from treadle.project import MAX_FILE_BYTES, Project, merge_defaults, read_project
+from treadle.project import Project, merge_defaults, read_project
+from treadle.projectfile import MAX_FILE_BYTES
 
 Files = dict[str, str]
 WriteProject = Callable[[Files], Path]

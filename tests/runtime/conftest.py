@@ -23,6 +23,7 @@ from treadle.cli import main
 from treadle.errors import Problem
 from treadle.events import Event
 from treadle.plan import Plan
+from treadle_runtime.store import Store
 from treadle_runtime.workspace import Outcome, Workspace
 
 WAIT_S = 60.0
@@ -117,6 +118,7 @@ class Built:
 
     outcome: Outcome
     events: tuple[Event, ...]
+    store: Store
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -133,7 +135,8 @@ class Built:
         return {k: r.problems[0] for k, r in self.outcome.run.results.items() if r.status == "failed"}
 
     def info(self, step_id: str) -> Mapping[str, Any]:
-        version = self.outcome.run.results[step_id].version
+        result = self.outcome.run.results[step_id]
+        version = result.version or self.store.read(result.planned.fingerprint)
         assert version is not None
         return version.info
 
@@ -182,7 +185,11 @@ class ProjectFolder:
         """Build in this process; with one thread, as the second worker costs a second to load scikit-learn."""
         events: list[Event] = []
         with self.open(as_of=as_of) as workspace:
-            return Built(workspace.build(selectors, emit=events.append, threads=threads, **options), tuple(events))
+            return Built(
+                workspace.build(selectors, emit=events.append, threads=threads, **options),
+                tuple(events),
+                workspace.store,
+            )
 
     def plan(self, *selectors: str) -> Plan:
         with self.open() as workspace:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,7 @@ import pytest
 
 from treadle.errors import StoreError
 from treadle_runtime import catalog
-from treadle_runtime.catalog import Query, open_catalog
+from treadle_runtime.catalog import Query, Unread, open_catalog
 from treadle_runtime.engine import connect, write_query
 from treadle_runtime.store import Store, Version
 
@@ -285,3 +286,83 @@ def test_query_over_files_that_are_gone_has_no_view(store: Store, path: Path) ->
     views: Views = {"a": built(store, "f1", "select 1 as x"), "b": "from read_parquet('/nowhere/b.parquet')"}
     assert write_catalog(path, views, store.root / "store")
     assert names(path) == ["a"]
+
+
+# copies
+
+
+def test_a_catalog_that_shows_the_same_is_copied(store: Store, path: Path) -> None:
+    views: Views = {"a": built(store, "f1", "select 1 as x"), "b": 'select x + 1 as y from "a"', "c": 'from "b"'}
+    root, other = store.root / "store", store.root / "production.duckdb"
+    write_catalog(path, views, root)
+    found = {name: view if isinstance(view, Version) else query(view) for name, view in views.items()}
+    assert catalog.write_catalog(other, lambda _: found, root, like=path)
+    assert other.read_bytes() == path.read_bytes()
+    assert shown(other, "from c") == [(2,)]
+    assert not catalog.write_catalog(other, lambda _: found, root, like=path)
+    assert write_catalog(other, {**views, "a": built(store, "f2", "select 5 as x")}, root)
+    assert shown(other, "from c") == [(6,)]
+    assert shown(path, "from c") == [(2,)]
+
+
+@pytest.mark.parametrize("damage", ["other views", "other text", "garbage", "changed by hand", "gone", "no stamp"])
+def test_a_catalog_that_shows_something_else_is_not_copied(store: Store, path: Path, damage: str) -> None:
+    root, other = store.root / "store", store.root / "production.duckdb"
+    one, two = built(store, "f1", "select 1 as x"), built(store, "f2", "select 2 as x")
+    text = "select x + 1 as y from a" if damage != "other text" else "select x + 1 as y from a -- now"
+    write_catalog(path, {"a": two if damage == "other views" else one, "b": text}, root)
+    match damage:
+        case "garbage":
+            path.write_bytes(b"garbage" * 10_000)
+        case "changed by hand":
+            with duckdb.connect(str(path)) as con:
+                con.execute("create or replace view a as select 666 as x; checkpoint")
+        case "gone":
+            path.unlink()
+        case "no stamp":
+            (store.root / "dev.catalog.json").unlink()
+    wanted = {"a": one, "b": Query(query("select x + 1 as y from a").fingerprint, "select x + 1 as y from a")}
+    assert catalog.write_catalog(other, lambda _: wanted, root, like=path)
+    assert shown(other, "select x, y from a, b") == [(1, 2)]
+
+
+def test_a_catalog_in_which_many_views_change_is_kept_and_wanted_again(store: Store, path: Path) -> None:
+    root, names_of_many = store.root / "store", [f"v{n}" for n in range(150)]
+    one, two = built(store, "f1", "select 1 as x"), built(store, "f2", "select 2 as x")
+    first: Views = dict.fromkeys(names_of_many, one)
+    write_catalog(path, first, root)
+    before = path.read_bytes()
+    write_catalog(path, dict.fromkeys(names_of_many, two), root)
+    assert shown(path, "from v149") == [(2,)]
+    write_catalog(path, first, root)
+    assert path.read_bytes() == before
+    assert shown(path, "from v149") == [(1,)]
+    write_catalog(path, dict.fromkeys(names_of_many[:149], two), root)  # shown by nothing that is kept
+    assert names(path) == sorted(names_of_many[:149])
+    assert shown(path, "from v148") == [(2,)]
+    catalog.remove_catalog(path)
+    assert not list(store.root.rglob("dev.*"))
+    catalog.remove_catalog(path)
+
+
+def test_only_versions_whose_views_change_are_opened(store: Store, path: Path) -> None:
+    opened: list[str] = []
+
+    def read(fingerprint: str) -> Version | None:
+        opened.append(fingerprint)
+        return store.read(fingerprint)
+
+    for n in range(1, 4):
+        built(store, f"f{n}", f"select {n} as x")
+    root = store.root / "store"
+    views = {
+        name: Unread(fingerprint, partial(read, fingerprint))
+        for name, fingerprint in (("a", "f1"), ("b", "f2"), ("lost", "f9"))
+    }
+    catalog.write_catalog(path, lambda _: views, root)
+    assert sorted(opened) == ["f1", "f2", "f9"]
+    opened.clear()
+    catalog.write_catalog(path, lambda _: {**views, "b": Unread("f3", partial(read, "f3"))}, root)
+    assert opened == ["f3"]
+    assert shown(path, "from a union all from b order by 1") == [(1,), (3,)]
+    assert names(path) == ["a", "b"]

@@ -14,6 +14,7 @@ import pytest
 from treadle.errors import StoreError
 from treadle_runtime.state import MIGRATIONS, Candidate, SourcePart, State
 
+N = len(MIGRATIONS)
 MOUNTS = (
     "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
     "40 27 0:40 / /home/team\\040share rw - nfs4 server:/export rw\n"
@@ -286,7 +287,7 @@ def test_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / ".treadle" / "state.db"
     assert str(caught.value) == (
         "error[TR801]: the state was written by a newer Treadle\n"
-        f"  {path} has schema version 2; this Treadle knows versions up to 1\n"
+        f"  {path} has schema version {N + 1}; this Treadle knows versions up to {N}\n"
         "  fix: upgrade with `pip install --upgrade treadle`, or give the older Treadle a copy of the project"
     )
 
@@ -307,8 +308,8 @@ def test_migration_keeps_the_data_and_a_backup(tmp_path: Path) -> None:
         assert state.environment("dev") == {"a": "1"}
         assert state.read("SELECT host FROM runs")[0][0] == "one; two"
         assert state.read("SELECT * FROM third") == []
-    backup = sqlite3.connect(tmp_path / ".treadle" / "state.db.v1.bak")
-    assert backup.execute("PRAGMA user_version").fetchone() == (1,)
+    backup = sqlite3.connect(tmp_path / ".treadle" / f"state.db.v{N}.bak")
+    assert backup.execute("PRAGMA user_version").fetchone() == (N,)
     assert backup.execute("SELECT fingerprint FROM environments").fetchall() == [("1",)]
     backup.close()
 
@@ -381,7 +382,7 @@ def test_damaged_state_says_how_to_go_on(tmp_path: Path) -> None:
         f"  fix: move state.db, state.db-wal and state.db-shm out of {path.parent},"
         " then run `treadle build`:\n"
         "  what the store holds is not built again; run history and model versions are lost\n"
-        "  or move them out and put the backup state.db.v1.bak in the place of state.db"
+        f"  or move them out and put the backup state.db.v{N}.bak in the place of state.db"
     )
 
 

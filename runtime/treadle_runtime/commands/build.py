@@ -10,6 +10,7 @@ import click
 
 from treadle_runtime.commands.options import (
     as_of_option,
+    defer_option,
     json_option,
     open_project,
     project_options,
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _run_options(command: F) -> F:
-    for option in (json_option, project_options, threads_option, as_of_option, selection_options):
+    for option in (json_option, project_options, threads_option, defer_option, as_of_option, selection_options):
         command = option(command)
     return click.option("--full-refresh", is_flag=True, help="Compute the selected again; first results stay")(command)
 
@@ -84,6 +85,7 @@ def _build(
     as_of: str | None,
     threads: int,
     full_refresh: bool,
+    defer: str | None,
     folder: Path,
     environment: str | None,
     variables: str | None,
@@ -98,7 +100,7 @@ def _build(
             print_problem(warning, severity="warning")
         try:
             outcome = workspace.build(
-                select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, emit=reporter
+                select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, defer=defer, emit=reporter
             )
         except KeyboardInterrupt:
             reporter.close()
@@ -123,6 +125,7 @@ def _debug(
     variables: str | None,
     as_of: str | None,
     threads: int,
+    defer: str | None,
     **_: Any,
 ) -> int:
     from treadle.errors import Problem, UsageError
@@ -130,6 +133,10 @@ def _debug(
 
     if len(steps) != 1:
         raise UsageError(Problem("TR603", "--pdb takes one step", fix="write `treadle run STEP --pdb`"))
+    if defer:
+        raise UsageError(
+            Problem("TR603", "--pdb takes no --defer", fix="leave --defer out: what the step reads is built")
+        )
     with open_project(folder, environment, variables, as_of) as workspace:
         return debug_step(workspace, steps[0]) if _build_inputs(workspace, steps[0], threads) else 1
 

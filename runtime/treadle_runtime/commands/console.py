@@ -40,6 +40,13 @@ def to_lines(rows: Iterable[Sequence[str]], *, header: Sequence[str] = ()) -> li
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
+def to_names(step_ids: Iterable[str]) -> str:
+    """Return names in one line, the first few and how many more."""
+    names = [step_id.removeprefix("test:") for step_id in step_ids]
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
+
+
 def print_problem(problem: Problem, *, severity: str = "error") -> None:
     """Print one problem on stderr."""
     first, *rest = problem.to_text().splitlines()
@@ -128,10 +135,8 @@ class Reporter:
         return f"[{self.n_done:>{width}}/{self.n_all}]"
 
     def _tell_not_run(self) -> None:
-        names = [event.step_id.removeprefix("test:") for event in self.finished if event.status == "skipped"]
-        if names:
-            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-            self._line(f"not run: {', '.join(names[:MAX_NAMES])}{more}")
+        if skipped := [event.step_id for event in self.finished if event.status == "skipped"]:
+            self._line(f"not run: {to_names(skipped)}")
 
     def _line(self, text: str, *, is_red: bool = False) -> None:
         if self.as_json:

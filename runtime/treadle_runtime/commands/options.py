@@ -23,16 +23,27 @@ def project_options(command: F) -> F:
     for option in (
         click.option("--vars", "variables", metavar="YAML", help="Variables that win, such as '{late: 30}'"),
         click.option("--env", "environment", metavar="NAME", help="Environment; by default the project's"),
-        click.option(
-            "--project",
-            "folder",
-            type=click.Path(path_type=Path, file_okay=False, exists=True),
-            default=".",
-            help="Folder of the project, or one below it",
-        ),
+        folder_option,
     ):
         command = option(command)
     return command
+
+
+def folder_option(command: F) -> F:
+    """Add --project, for a command that names its environments otherwise."""
+    return click.option(
+        "--project",
+        "folder",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        default=".",
+        help="Folder of the project, or one below it",
+    )(command)
+
+
+def defer_option(command: F) -> F:
+    """Add --defer."""
+    text = "Read what is neither selected nor built from this environment"
+    return click.option("--defer", metavar="ENV", help=text)(command)
 
 
 def selection_options(command: F) -> F:
@@ -72,14 +83,18 @@ def open_project(
     from treadle.files import find_root
     from treadle_runtime.workspace import Workspace
 
-    words = ["treadle", *sys.argv[1:]]
     return Workspace(
         find_root(folder),
         environment=environment,
         variables=_parse_variables(variables),
         as_of=as_of,
-        command=shlex.join(words)[:200],
+        command=command_words(),
     )
+
+
+def command_words() -> str:
+    """Return the words by which this command was called."""
+    return shlex.join(["treadle", *sys.argv[1:]])[:200]
 
 
 def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:

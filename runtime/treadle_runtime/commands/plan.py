@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from treadle_runtime.commands.options import (
     as_of_option,
+    defer_option,
     json_option,
     open_project,
     project_options,
     selection_options,
 )
 
+if TYPE_CHECKING:
+    from treadle.plan import PlannedStep
+
 
 @click.command("plan")
 @selection_options
 @as_of_option
+@defer_option
 @click.option("--all", "show_all", is_flag=True, help="Show what is reused too")
 @project_options
 @json_option
@@ -25,6 +31,7 @@ def plan(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
     as_of: str | None,
+    defer: str | None,
     show_all: bool,
     folder: Path,
     environment: str | None,
@@ -37,11 +44,12 @@ def plan(
     Examples:
       treadle plan
       treadle plan --select carrier_history+ --all
+      treadle plan --select carrier_history --defer production
     """
     from treadle_runtime.commands.console import print_json, print_problem, to_lines
 
     with open_project(folder, environment, variables, as_of) as workspace:
-        found = workspace.plan(select, exclude)
+        found = workspace.plan(select, exclude, defer=defer)
         if as_json:
             print_json(
                 [
@@ -59,7 +67,11 @@ def plan(
             return
         for warning in found.graph.warnings:
             print_problem(warning, severity="warning")
-        shown = [planned for planned in found if show_all or planned.action == "build"]
+
+        def is_news(planned: PlannedStep) -> bool:
+            return planned.action == "build" or planned.step.id in found.deferred
+
+        shown = [planned for planned in found if show_all or is_news(planned)]
         for line in to_lines([(p.action, p.step.kind, p.step.id.removeprefix("test:"), p.reason) for p in shown]):
             click.echo(line)
         n_build, n_reuse = found.n("build"), found.n("reuse")

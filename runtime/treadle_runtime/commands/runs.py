@@ -28,15 +28,21 @@ def runs(
     \b
     Examples:
       treadle runs
+      treadle runs --env production
       treadle runs 20261123T211649-ab12
     """
     from treadle.errors import Problem, UsageError
+    from treadle.projectfile import read_environments
     from treadle_runtime.commands.console import print_json, to_lines
     from treadle_runtime.commands.story import seconds
+    from treadle_runtime.environments import Environments
 
     with open_project(folder, environment, variables) as workspace:
         if run_id is None:
-            found = workspace.state.runs(limit)
+            if environment is not None:
+                known = Environments(workspace.state, workspace.store, command=workspace.command).names()
+                read_environments(workspace.root).check(environment, known)
+            found = workspace.state.runs(limit, env=environment)
             if as_json:
                 print_json([asdict(run) for run in found])
                 return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.events import StepFinished
-from treadle.step import Graph
+
+if TYPE_CHECKING:
+    from treadle.step import Graph
 
 LEFT_OUT_SHOWN = 3
 

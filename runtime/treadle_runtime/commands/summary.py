@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treadle_runtime.artifacts import write_artifact
-from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem
+from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
 from treadle_runtime.commands.story import in_order, interval, number, seconds
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def print_summary(workspace: Workspace, outcome: Outcome, reporter: Reporter) ->
     run = outcome.run
     for pipeline in _pipelines(run):
         _print_pipeline(workspace, run, pipeline)
+    if deferred := [result for step_id, result in run.results.items() if step_id in run.plan.deferred]:
+        click.echo(f"{deferred[0].planned.reason}: {to_names(result.planned.step.id for result in deferred)}")
     click.echo(_counts(run, reporter))
     for pipeline, version in outcome.candidates.items():
         click.echo(f"{pipeline}: version {version} is the candidate in {workspace.environment}")

@@ -1,0 +1,90 @@
+"""What an environment's catalog shows: a view for each source and feature of its map.
+
+A table's view stands on its version in the store; a view, or a source in place, on the text that was published with it.
+So the state and the store are all that is needed to make a catalog, whatever the project's files say by now.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from treadle.errors import Problem, StoreError
+from treadle_runtime.stamp import Query, Unread, is_current
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from treadle_runtime.state import State
+    from treadle_runtime.store import Store
+
+_TABLES = ("source", "feature")
+
+
+def catalog_path(store: Store, env: str) -> Path:
+    """Return where the catalog of an environment stands."""
+    return store.root / f"{env}.duckdb"
+
+
+def write_views(state: State, store: Store, env: str, *, like: str | None = None) -> tuple[Problem, ...]:
+    """Bring an environment's catalog up to its map.
+
+    Args:
+        state: holds the map.
+        store: holds the versions.
+        env: the environment.
+        like: another environment, whose catalog is copied if it shows the same.
+
+    Returns:
+        Why that could not be, if so: the catalog is a cache, and the next build writes it again.
+    """
+
+    def find_views(told: Mapping[str, str]) -> dict[str, Query | Unread]:
+        return _find(state, store, env, told)
+
+    path = catalog_path(store, env)
+    if is_current(path, store.root / "store", {name: view.fingerprint for name, view in find_views({}).items()}):
+        return ()
+    from treadle_runtime.catalog import write_catalog
+
+    other = catalog_path(store, like) if like else None
+    try:
+        write_catalog(path, find_views, store.root / "store", like=other)
+    except StoreError as error:
+        return tuple(error.problems)
+    return ()
+
+
+def remove_views(store: Store, env: str) -> None:
+    """Delete an environment's catalog.
+
+    Raises:
+        StoreError: TR805 not writable.
+    """
+    from treadle_runtime.catalog import remove_catalog
+
+    remove_catalog(catalog_path(store, env))
+
+
+def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Query | Unread]:
+    """Return what stands for each source and feature that is published now; a name without either has no view.
+
+    Args:
+        told: fingerprint -> text of views, as catalogs were last written with: for what was published by a Treadle
+            that kept the texts nowhere else.
+    """
+    built = store.fingerprints()
+    views: dict[str, Query | Unread] = {}
+    for entry in state.entries(env):
+        text = entry.sql or told.get(entry.fingerprint)
+        if entry.fingerprint in built:
+            kind = entry.kind
+            if kind is None:  # killed between the version's rename and its record
+                version = store.read(entry.fingerprint)
+                kind = version.kind if version else None
+            if kind in _TABLES:
+                views[entry.step] = Unread(entry.fingerprint, partial(store.read, entry.fingerprint))
+        elif text is not None:
+            views[entry.step] = Query(entry.fingerprint, text)
+    return views
