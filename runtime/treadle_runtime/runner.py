@@ -24,6 +24,7 @@ from treadle.step import Step
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
+from treadle_runtime.refresh import tell_refresh
 from treadle_runtime.schedule import Schedule, needs
 from treadle_runtime.state import State
 from treadle_runtime.steps import run_job
@@ -144,6 +145,14 @@ class Runner:
                     self._record(run, planned, version, 0.0)
                 self._finish(run, StepResult(planned, "reused", version=version))
             elif planned.action == "inline":
+                if planned.fingerprint not in recorded:
+                    self.state.record_inlined(
+                        planned.fingerprint,
+                        step=planned.step.id,
+                        components=planned.identity.components,
+                        run_id=run.run_id,
+                        texts=self.maker.texts(planned.step),
+                    )
                 self._finish(run, StepResult(planned, "inlined"))
 
     def _start_workers(self, planned: Iterable[PlannedStep]) -> None:
@@ -206,10 +215,12 @@ class Runner:
                 version = None if planned.reason == "full refresh" else self.store.read(fingerprint)
                 notes: tuple[str, ...] = ()
                 status: Status = "reused" if version else "built"
+                is_first = False
                 if version is None:
-                    version, notes = self._make(run, planned)
+                    version, notes, is_first = self._make(run, planned)
             seconds = time.monotonic() - started
-            self._record(run, planned, version, seconds)
+            if is_first or self.state.version(fingerprint) is None:
+                self._record(run, planned, version, seconds)
             return StepResult(planned, status, seconds, version, notes)
         except StoreError:
             raise
@@ -233,7 +244,8 @@ class Runner:
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
-    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...]]:
+    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...], bool]:
+        """Compute a step; return the version that stands, notes, and whether it is the one that was computed."""
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft, self.store.scratch() as scratch:
             log = self._logs(run) / f"{step.id}.log"
@@ -244,7 +256,8 @@ class Runner:
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
-        return version, made.notes
+            notes = (*made.notes, *tell_refresh(step, version, draft))
+        return version, notes, draft.dropped is None
 
     def _call(self, job: Job) -> Made:
         if not is_remote(job.step):
@@ -277,6 +290,7 @@ class Runner:
             seconds=seconds,
             run_id=run.run_id,
             reproducible=version.reproducible,
+            texts=self.maker.texts(planned.step),
         )
 
     def _finish(self, run: Run, result: StepResult) -> None:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from treadle_runtime.statefile import StateFile
+from treadle_runtime.textpack import pack_texts, unpack_texts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -67,8 +68,18 @@ CREATE TABLE alias_history (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (SCHEMA,)
+SCHEMA_2 = """
+ALTER TABLE versions ADD COLUMN texts BLOB;
+CREATE TABLE inlined (
+  fingerprint TEXT PRIMARY KEY, step TEXT NOT NULL, components TEXT NOT NULL, run_id TEXT, created_at TEXT NOT NULL,
+  texts BLOB
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
 """In the order in which they are applied; never edited once released."""
+
+_VERSION = "fingerprint, step, kind, components, rows, bytes, seconds, run_id, created_at, summary, reproducible"
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,21 @@ class VersionRecord:
     created_at: str
     summary: Mapping[str, Any]
     reproducible: bool
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What an identity was made of.
+
+    Attributes:
+        components: as in `VersionRecord`.
+        texts: component -> the text that it is a digest of; none where an earlier Treadle recorded it.
+    """
+
+    components: Mapping[str, str]
+    texts: Mapping[str, str]
+    run_id: str | None
+    created_at: str
 
 
 @dataclass(frozen=True)
@@ -242,18 +268,38 @@ class State(StateFile):
         run_id: str | None = None,
         summary: Mapping[str, Any] | None = None,
         reproducible: bool = True,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
-        """Record a version that the store holds; a later record of it replaces an earlier one."""
+        """Record a version that the store holds; a later record of it replaces an earlier one.
+
+        Args:
+            texts: component -> the text that it is a digest of.
+        """
         values = (fingerprint, step, kind, _dump(components), rows, bytes, seconds, run_id, self.now())
         with self.transaction() as con:
             con.execute(
-                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, _dump(summary or {}), int(reproducible)),
+                f"INSERT OR REPLACE INTO versions ({_VERSION}, texts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, _dump(summary or {}), int(reproducible), pack_texts(texts)),
             )
+
+    def record_inlined(
+        self,
+        fingerprint: str,
+        *,
+        step: str,
+        components: Mapping[str, Any],
+        run_id: str | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a view, or a source that is read in place: it has an identity and no version of its own."""
+        columns = "fingerprint, step, components, run_id, created_at, texts"
+        values = (fingerprint, step, _dump(components), run_id, self.now(), pack_texts(texts))
+        with self.transaction() as con:
+            con.execute(f"INSERT OR REPLACE INTO inlined ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def version(self, fingerprint: str) -> VersionRecord | None:
         """Return what is recorded of a version, or None."""
-        rows = self.read("SELECT * FROM versions WHERE fingerprint = ?", (fingerprint,))
+        rows = self.read(f"SELECT {_VERSION} FROM versions WHERE fingerprint = ?", (fingerprint,))
         if not rows:
             return None
         found = dict(rows[0])
@@ -263,10 +309,24 @@ class State(StateFile):
 
     def identities(self, fingerprints: Iterable[str]) -> dict[str, Mapping[str, Any]]:
         """Return fingerprint -> its components, for those that are recorded."""
-        wanted = "SELECT value FROM json_each(?)"
-        query = f"SELECT fingerprint, components FROM versions WHERE fingerprint IN ({wanted})"
-        rows = self.read(query, (json.dumps(list(fingerprints)),))
+        rows = self._recorded("fingerprint, components", fingerprints)
         return {row["fingerprint"]: json.loads(row["components"]) for row in rows}
+
+    def remembered(self, fingerprints: Iterable[str]) -> dict[str, Remembered]:
+        """Return fingerprint -> what its identity was made of, texts included, for those that are recorded."""
+        rows = self._recorded("fingerprint, components, run_id, created_at, texts", fingerprints)
+        found = {}
+        for row in rows:
+            components, texts = json.loads(row["components"]), unpack_texts(row["texts"])
+            found[row["fingerprint"]] = Remembered(components, texts, row["run_id"], row["created_at"])
+        return found
+
+    def _recorded(self, columns: str, fingerprints: Iterable[str]) -> list[sqlite3.Row]:
+        wanted = json.dumps(list(fingerprints))
+        where = "WHERE fingerprint IN (SELECT value FROM json_each(?))"
+        return self.read(
+            f"SELECT {columns} FROM versions {where} UNION ALL SELECT {columns} FROM inlined {where}", (wanted, wanted)
+        )
 
     def in_use(self) -> set[str]:
         """Return the fingerprints that an environment or a model version stands on."""
@@ -390,6 +450,10 @@ class State(StateFile):
         return RunRecord(**found, steps=steps)
 
     # environments
+
+    def environments(self) -> list[str]:
+        """Return the names of the environments that something is published in."""
+        return [row[0] for row in self.read("SELECT DISTINCT env FROM environments ORDER BY env")]
 
     def environment(self, env: str) -> dict[str, str]:
         """Return step id -> fingerprint, as last published in an environment."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
+from treadle.comparison import Compared, compare
 from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
 from treadle.events import Outcome as RunStatus
@@ -26,6 +27,7 @@ from treadle.plan import Champion, Known, Plan, make_plan
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
+from treadle_runtime.side import Side, find_side, read_definitions
 from treadle_runtime.state import State
 from treadle_runtime.store import Store, storage_errors
 
@@ -219,6 +221,7 @@ class Workspace:
         tests: Tests = "with",
         full_refresh: bool = False,
         run: str = "plan",
+        state: str | None = None,
     ) -> Plan:
         """Return what a build of the selection would do.
 
@@ -228,9 +231,10 @@ class Workspace:
             tests: with the tests of what is selected, without any, or only these.
             full_refresh: compute what is selected even where it is built.
             run: an id of the run, for volatile features.
+            state: what `state:` in selectors compares with, see `compare`.
         """
         self._read_anew()
-        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run)
+        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run, state=state)
 
     def _read_anew(self) -> None:
         """Forget what an earlier plan read: in a notebook, files change while a project is open."""
@@ -240,28 +244,59 @@ class Workspace:
         self._has_planned = True
 
     def _plan(
-        self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, *, full_refresh: bool, run: str
+        self,
+        selectors: Iterable[str],
+        exclude: Iterable[str],
+        tests: Tests,
+        *,
+        full_refresh: bool,
+        run: str,
+        state: str | None,
     ) -> Plan:
         self.check_trainers()
         return make_plan(
             self.graph,
             self.known(),
-            self._select(selectors, exclude, tests),
+            self._select(selectors, exclude, tests, state),
             as_of=self.as_of or "newest",
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
         )
 
-    def _select(self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests) -> frozenset[str]:
-        graph, exclude = self.graph, tuple(exclude)
-        selected = select.select(graph, selectors, exclude)
+    def _select(
+        self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, state: str | None
+    ) -> frozenset[str]:
+        graph, selectors, exclude = self.graph, tuple(selectors), tuple(exclude)
+        compared = self.compare(state) if select.uses_state((*selectors, *exclude)) else None
+        selected = select.select(graph, selectors, exclude, compared=compared)
         if tests == "without":
             return frozenset(step_id for step_id in selected if graph[step_id].kind != "test")
         selected = select.with_tests(graph, selected)
         if exclude:
-            selected -= select.select(graph, exclude)
+            selected -= select.select(graph, exclude, compared=compared)
         return frozenset(s for s in selected if graph[s].kind == "test") if tests == "only" else selected
+
+    def compare(self, state: str | None = None) -> Compared:
+        """Return which steps are new, and which are modified, beside another side.
+
+        Args:
+            state: an environment, or the path of a manifest.json; by default the environment that is worked in.
+        """
+        return compare(self.graph, read_definitions(self.side(state), self.state))
+
+    def side(self, name: str | None = None) -> Side:
+        """Return what the project is compared with; see `compare`."""
+        if name is None:
+            return self.environment
+        return find_side(name, self.state, declared=self._declared_environments)
+
+    def _declared_environments(self) -> list[str]:
+        """Return the environments that treadle.yml names, which only the file tells."""
+        from treadle.project import read_project
+
+        project = read_project(self.root, environment=self._environment, variables=self._variables)
+        return [project.environment, *project.spec.environments]
 
     def jobs(self) -> JobMaker:
         """Return what makes jobs of this project's steps."""
@@ -278,8 +313,9 @@ class Workspace:
         full_refresh: bool = False,
         threads: int = 2,
         emit: Emit = _ignore,
+        state: str | None = None,
     ) -> Outcome:
-        """Compute what the selection needs and publish it in the environment.
+        """Compute what the selection needs and publish it in the environment; the arguments are those of `plan`.
 
         Returns:
             How each step ended. Nothing is published when one failed.
@@ -291,13 +327,13 @@ class Workspace:
         # What is wrong with the project or the selection ends the command before there is a run.
         environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
         self.check_trainers()
-        self._select(selectors, exclude, tests)
+        self._select(selectors, exclude, tests, state)
         self.store.sweep()
         with storage_errors(self.folder):
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
+            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id, state=state)
             runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
             run = runner.run(plan, run_id)
             published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
@@ -322,6 +358,13 @@ class Workspace:
         Raises:
             UsageError: TR601, there is no such step; TR603, there are several.
         """
+        step = self.find(name)
+        from treadle_runtime.handle import StepHandle
+
+        return StepHandle(step, self.plan([step.id], tests="with"), self.jobs())
+
+    def find(self, name: str) -> Step:
+        """Return the step that a name means; see `step`."""
         graph = self.graph
         if name not in graph.steps:
             found = sorted(select.select(graph, [name]))
@@ -330,9 +373,7 @@ class Workspace:
                     Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them")
                 )
             name = found[0]
-        from treadle_runtime.handle import StepHandle
-
-        return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
+        return graph[name]
 
 
 def open_workspace(

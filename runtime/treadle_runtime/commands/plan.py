@@ -24,6 +24,7 @@ from treadle_runtime.commands.options import (
 def plan(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
+    state: str | None,
     as_of: str | None,
     show_all: bool,
     folder: Path,
@@ -37,11 +38,12 @@ def plan(
     Examples:
       treadle plan
       treadle plan --select carrier_history+ --all
+      treadle plan --select state:modified+ --state production
     """
     from treadle_runtime.commands.console import print_json, print_problem, to_lines
 
     with open_project(folder, environment, variables, as_of) as workspace:
-        found = workspace.plan(select, exclude)
+        found = workspace.plan(select, exclude, state=state)
         if as_json:
             print_json(
                 [
