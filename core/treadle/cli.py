@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "treadle_runtime.commands.list:list_steps",
     "compile": "treadle_runtime.commands.compile:compile_project",
     "plan": "treadle_runtime.commands.plan:plan",
+    "why": "treadle_runtime.commands.why:why",
     "build": "treadle_runtime.commands.build:build",
     "run": "treadle_runtime.commands.build:run",
     "test": "treadle_runtime.commands.build:test",

@@ -77,6 +77,7 @@ CODES: Mapping[str, str] = {
     "TR601": "a selector matches nothing",
     "TR602": "a selector method is not known",
     "TR603": "a command is used wrongly",
+    "TR608": "what --state names cannot be compared with",
     "TR701": "the project's own code raised",
     "TR702": "SQL failed",
     "TR703": "a column's type or a value cannot be stored",

@@ -18,6 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from treadle.difference import cut_to_difference, find_leaves
 from treadle.step import Kind, Step
 
 REVISIONS: Mapping[str, int] = {
@@ -37,6 +38,7 @@ REVISIONS: Mapping[str, int] = {
 """Raised by one when Treadle itself would compute a different result for that kind of step."""
 
 _NOTHING: Mapping[str, str] = {}
+_MAX_LEAVES = 3
 
 
 class Identity(Struct, frozen=True, gc=False):
@@ -90,8 +92,16 @@ def identify(
 
 
 def _components(step: Step, inputs: tuple[str, ...], more: Mapping[str, str]) -> dict[str, str]:
-    found = {**own_components(step), "kind": _kind(step), **more}
-    found |= {f"input:{parent}": fingerprint for parent, fingerprint in zip(step.inputs, inputs, strict=True)}
+    found = {**definition(step), **more}
+    return found | {f"input:{parent}": fingerprint for parent, fingerprint in zip(step.inputs, inputs, strict=True)}
+
+
+def definition(step: Step) -> dict[str, str]:
+    """Return the components that a step has by itself: its code, its configuration and what computes it.
+
+    Neither its inputs nor data stand in them: where the same files are compiled with the same versions, they are equal.
+    """
+    found = {**own_components(step), "kind": _kind(step)}
     return found | {f"with:{name}": version for name, version in _versions(step)}
 
 
@@ -197,7 +207,9 @@ def describe(change: Change) -> str:
             verb = "is new" if change.before is None else "is gone" if change.after is None else "changed"
             return f"code of {name} {verb}"
         case "config":
-            return f"{name}: {_shown(change.before)} -> {_shown(change.after)}"
+            leaves = find_leaves(name, change.before, change.after)
+            more = [f"and {len(leaves) - _MAX_LEAVES} more of {name}"] if len(leaves) > _MAX_LEAVES else []
+            return "; ".join([*(leaf.to_text() for leaf in leaves[:_MAX_LEAVES]), *more])
         case "input":
             verb = "is read now" if change.before is None else "is read no more" if change.after is None else "changed"
             return f"{name} {verb}"
@@ -207,10 +219,9 @@ def describe(change: Change) -> str:
             return f"{name} {change.before or 'absent'} -> {change.after or 'absent'}"
         case "kind":
             return "Treadle computes it differently now"
-    return f"{kind} {_shown(change.before)} -> {_shown(change.after)}"
-
-
-def _shown(value: str | None) -> str:
-    if value is None:
-        return "nothing"
-    return value if len(value) <= 60 else value[:57] + "..."
+        case "champion":
+            return f"champion {(change.before or 'none')[:12]} -> {(change.after or 'none')[:12]}"
+        case "now":
+            return f"it is volatile, and was computed for {change.before}"
+    before, after = cut_to_difference(change.before or "nothing", change.after or "nothing")
+    return f"{kind} {before} -> {after}"

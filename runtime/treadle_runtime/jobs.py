@@ -14,6 +14,7 @@ from treadle_runtime.job import Job, Opponent, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
 from treadle_runtime.store import Store, Version
+from treadle_runtime.texts import TextReader
 
 DATA = ("parts", "now")
 """Components of an identity that tell which data was read, and not how."""
@@ -40,6 +41,7 @@ class JobMaker:
     ) -> None:
         self.root, self.store, self.registry = root, store, registry
         self.observed, self.compiled = observed, compiled
+        self._texts = TextReader(root, compiled)
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
         """Return the job of a step whose inputs are built."""
@@ -111,6 +113,10 @@ class JobMaker:
             return True
         version = self.version(plan, step_id)
         return version is not None and version.info.get("passed", True) is True
+
+    def texts(self, step: Step) -> dict[str, str]:
+        """Return component -> text of a step's code or files, as compiled and observed."""
+        return self._texts.read(step, self.observed.get(step.id))
 
     def _files(self, step: Step) -> dict[str, str]:
         if step.function is None:

@@ -41,9 +41,9 @@ def to_record(result: StepResult) -> Result:
     """Return a result in the form that the state keeps."""
     step, version = result.planned.step, result.version
     facts = None
-    if version is not None:
+    if version is not None and result.texts is not None:
         identity = result.planned.identity
-        facts = VersionFacts(identity.components, version.rows, version.bytes, version.reproducible)
+        facts = VersionFacts(identity.components, version.rows, version.bytes, version.reproducible, result.texts)
     return Result(
         step=step.id,
         kind=step.kind,

@@ -6,12 +6,13 @@ A build that finds nothing to do consists of this alone, and needs no engine.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 from treadle.events import Emit, Outcome, RunFinished, RunStarted, StepFinished
 from treadle.plan import Plan
+from treadle.step import Step
 from treadle_runtime.ledger import to_record
 from treadle_runtime.runresult import Run, StepResult, verdict_of
 from treadle_runtime.state import State
@@ -20,14 +21,17 @@ from treadle_runtime.store import Store
 _JUDGES = frozenset({"test", "validate"})
 
 
-def reuse(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> Run:
-    """Run a plan that builds nothing."""
-    with reusing(plan, run_id, store, state, emit) as run:
+Texts = Callable[[Step], Mapping[str, str]]
+
+
+def reuse(plan: Plan, run_id: str, store: Store, state: State, emit: Emit, texts: Texts) -> Run:
+    """Run a plan that builds nothing; `texts` returns what the state is to keep of a step's code."""
+    with reusing(plan, run_id, store, state, emit, texts) as run:
         return run
 
 
 @contextmanager
-def reusing(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> Iterator[Run]:
+def reusing(plan: Plan, run_id: str, store: Store, state: State, emit: Emit, texts: Texts) -> Iterator[Run]:
     """Begin a run with what it need not build, and tell how it ended once the rest is done."""
     started = time.monotonic()
     run = Run(plan, run_id)
@@ -35,7 +39,7 @@ def reusing(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> 
     emit(RunStarted(run_id, plan.graph.environment, plan.n("build") - n_tests, n_tests, plan.n("reuse")))
     status: Outcome = "interrupted"
     try:
-        _reuse(run, store, state, emit)
+        _reuse(run, store, state, emit, texts)
         yield run
         status = run.outcome
     finally:
@@ -45,13 +49,18 @@ def reusing(plan: Plan, run_id: str, store: Store, state: State, emit: Emit) -> 
         emit(RunFinished(run_id, status, time.monotonic() - started, counts))
 
 
-def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
+def _reuse(run: Run, store: Store, state: State, emit: Emit, texts: Texts) -> None:
     """Note what need not be built; no version is opened for it, unless nobody has recorded what it is."""
-    verdicts = state.verdicts()
+    verdicts, inlined = state.verdicts(), state.recorded_inlined()
     unrecorded: list[StepResult] = []
     for planned in run.plan:
         step, fingerprint = planned.step, planned.identity.fingerprint
         if planned.action == "inline":
+            if fingerprint not in inlined:
+                components = planned.identity.components
+                state.record_inlined(
+                    fingerprint, step=step.id, components=components, run_id=run.run_id, texts=texts(step)
+                )
             run.results[step.id] = StepResult(planned, "inlined")
         elif planned.action == "reuse":
             verdict = verdicts.get(fingerprint)
@@ -59,7 +68,7 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
             if fingerprint not in verdicts or (verdict is None and step.kind in _JUDGES):
                 # Killed between the version's rename and its record: a later plan asks what it was made of.
                 version = store.read(fingerprint)
-                result = StepResult(planned, "reused", version=version, verdict=verdict_of(version))
+                result = StepResult(planned, "reused", version=version, verdict=verdict_of(version), texts=texts(step))
                 if step.id not in run.plan.deferred:  # whose identity is another environment's
                     unrecorded.append(result)
             if result.verdict is False:

@@ -21,6 +21,7 @@ from treadle.step import Step
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.ledger import Ledger
+from treadle_runtime.refresh import tell_refresh
 from treadle_runtime.reusing import finished, reusing
 from treadle_runtime.runresult import Run, StepResult, verdict_of
 from treadle_runtime.schedule import Schedule, needs
@@ -57,7 +58,7 @@ class Runner:
             KeyboardInterrupt: the user ended it; what was finished is kept.
             StoreError: the store cannot be written.
         """
-        with reusing(plan, run_id, self.store, self.state, self.emit) as run:
+        with reusing(plan, run_id, self.store, self.state, self.emit, self.maker.texts) as run:
             ledger = Ledger(self.state, run_id)
             try:
                 self._build(run, {planned.step.id: planned for planned in plan if planned.action == "build"}, ledger)
@@ -142,10 +143,13 @@ class Runner:
                 version = None if planned.reason == "full refresh" else self.store.read(fingerprint)
                 notes: tuple[str, ...] = ()
                 status: Status = "reused" if version else "built"
+                is_first = False
                 if version is None:
-                    version, notes = self._make(run, planned)
+                    version, notes, is_first = self._make(run, planned)
             seconds = time.monotonic() - started
-            return StepResult(planned, status, seconds, version, notes, verdict=verdict_of(version))
+            is_unrecorded = not is_first and self.state.version(fingerprint) is None
+            texts = self.maker.texts(step) if is_first or is_unrecorded else None
+            return StepResult(planned, status, seconds, version, notes, verdict=verdict_of(version), texts=texts)
         except StoreError:
             raise
         except TreadleError as error:
@@ -168,7 +172,8 @@ class Runner:
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
-    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...]]:
+    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...], bool]:
+        """Compute a step; return the version that stands, notes, and whether it is the one that was computed."""
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
             log = self._logs(run) / f"{step.id}.log"
@@ -179,7 +184,8 @@ class Runner:
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
-        return version, made.notes
+            notes = (*made.notes, *tell_refresh(step, version, draft))
+        return version, notes, draft.dropped is None
 
     def _call(self, job: Job) -> Made:
         if not is_remote(job.step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from treadle.errors import Problem
@@ -17,6 +18,7 @@ class StepResult:
     Attributes:
         version: what was built, or found built when the step's turn came; None for what the plan reused.
         verdict: of a test or of gates; None for all else.
+        texts: component -> text, to be recorded with the version; None where it is recorded already.
     """
 
     planned: PlannedStep
@@ -26,6 +28,7 @@ class StepResult:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     verdict: bool | None = None
+    texts: Mapping[str, str] | None = None
 
     @property
     def has_passed(self) -> bool:

@@ -14,7 +14,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from treadle.errors import Problem, ProjectError, StepError
 from treadle.names import close_match
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 _COMPRESSED = (".gz", ".zst")
 _RACY_NS = 2_000_000_000
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Observed:
             role = ending if ending in (*_COMPRESSED, ".wal") else ""
             found.update(f"{role}:{part.digest}\n".encode())
         return found.hexdigest()
+
+    @property
+    def listing(self) -> list[tuple[str, int, str]]:
+        """The files in their order: path, size in bytes, digest."""
+        return [(part.path, part.size, part.digest) for part in self.parts]
 
     def files(self, root: Path) -> list[Path]:
         """Return the absolute paths of the files."""
@@ -169,6 +175,47 @@ def check_unchanged(observed: Observed, root: Path) -> None:
             problems.append(_changed(path, "the database was written to"))
     if problems:
         raise StepError(problems)
+
+
+def find_appended(observed: Observed, before: Iterable[tuple[str, int, str]], root: Path) -> dict[str, int | None]:
+    """Find the files that begin with all that they held before; reads those that grew.
+
+    Args:
+        observed: the source as it is now.
+        before: (path, size in bytes, digest) of its files then.
+
+    Returns:
+        path -> how many lines follow; None for a file that has no lines as it lies on the disk.
+    """
+    has_lines = observed.format in ("csv", "json")
+    earlier = {path: (size, digest) for path, size, digest in before}
+    found: dict[str, int | None] = {}
+    for part in observed.parts:
+        size, digest = earlier.get(part.path, (0, ""))
+        if 0 < size < part.size:
+            with open(root / part.path, "rb") as file:
+                if _hash_first(file, size) == digest:
+                    is_plain = has_lines and not part.path.endswith(_COMPRESSED)
+                    found[part.path] = _count_lines(file, size) if is_plain else None
+    return found
+
+
+def _hash_first(file: BinaryIO, size: int) -> str:
+    found = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        found.update(block)
+        size -= len(block)
+    return found.hexdigest()
+
+
+def _count_lines(file: BinaryIO, start: int) -> int:
+    """Return how many lines begin at or after a place in a file; the last may lack its end."""
+    file.seek(start - 1)
+    n, last = 0, b""
+    while block := file.read(_BLOCK):
+        n += block.count(b"\n")
+        last = block[-1:]
+    return n - (last == b"\n")
 
 
 def _expand(pattern: str, root: Path) -> list[str]:

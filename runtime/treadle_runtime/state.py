@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from treadle_runtime.statefile import StateFile
+from treadle_runtime.textpack import pack_texts, unpack_texts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,6 +70,11 @@ CREATE TABLE alias_history (
 
 SCHEMA_2 = """
 ALTER TABLE versions ADD COLUMN passed INTEGER;
+ALTER TABLE versions ADD COLUMN texts BLOB;
+CREATE TABLE inlined_identities (
+  fingerprint TEXT PRIMARY KEY, step TEXT NOT NULL, components TEXT NOT NULL, run_id TEXT, created_at TEXT NOT NULL,
+  texts BLOB
+) STRICT, WITHOUT ROWID;
 CREATE TABLE inlined (
   fingerprint TEXT PRIMARY KEY, step TEXT NOT NULL, kind TEXT, sql TEXT
 ) STRICT, WITHOUT ROWID;
@@ -91,8 +97,9 @@ MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
 """In the order in which they are applied; never edited once released."""
 
 
-_VERSION_COLUMNS = (
-    "fingerprint, step, kind, components, rows, bytes, seconds, run_id, created_at, summary, reproducible, passed"
+_VERSION_COLUMNS = ", ".join(
+    ("fingerprint", "step", "kind", "components", "rows", "bytes", "seconds")
+    + ("run_id", "created_at", "summary", "reproducible", "passed", "texts")
 )
 
 
@@ -139,12 +146,28 @@ class Result:
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """A version's rows, bytes, and whether another build gives the same; and what its fingerprint was made of."""
+    """A version's rows, bytes, whether another build gives the same; what its fingerprint was made of, in texts too."""
 
     components: Mapping[str, str]
     rows: int
     bytes: int
     reproducible: bool
+    texts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What an identity was made of.
+
+    Attributes:
+        components: as in `VersionRecord`.
+        texts: component -> the text that it is a digest of; none where an earlier Treadle recorded it.
+    """
+
+    components: Mapping[str, str]
+    texts: Mapping[str, str]
+    run_id: str | None
+    created_at: str
 
 
 @dataclass(frozen=True)
@@ -336,13 +359,18 @@ class State(StateFile):
         run_id: str | None = None,
         summary: Mapping[str, Any] | None = None,
         reproducible: bool = True,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
-        """Record a version that the store holds; a later record of it replaces an earlier one."""
+        """Record a version that the store holds; a later record of it replaces an earlier one.
+
+        Args:
+            texts: component -> the text that it is a digest of.
+        """
         values = (fingerprint, step, kind, _dump(components), rows, bytes, seconds, run_id, self.now())
         with self.transaction() as con:
             con.execute(
-                f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                (*values, _dump(summary or {}), int(reproducible)),
+                f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, _dump(summary or {}), int(reproducible), None, pack_texts(texts)),
             )
 
     def record_results(self, run_id: str, results: Sequence[Result], *, steps: bool = True) -> None:
@@ -356,13 +384,14 @@ class State(StateFile):
             (
                 *(one.fingerprint, one.step, one.kind, _dump(one.version.components), one.version.rows),
                 *(one.version.bytes, one.seconds, run_id, now, "{}", int(one.version.reproducible), one.passed),
+                pack_texts(one.version.texts),
             )
             for one in results
             if one.version is not None
         ]
         done = [(run_id, one.step, one.fingerprint, one.status, one.seconds, one.message) for one in results]
         with self.transaction() as con:
-            slots = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+            slots = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
             con.executemany(f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES ({slots})", versions)
             if steps:
                 con.executemany("INSERT OR REPLACE INTO run_steps VALUES (?, ?, ?, ?, ?, ?)", done)
@@ -372,23 +401,55 @@ class State(StateFile):
         rows = self.read("SELECT fingerprint, passed FROM versions")
         return {fingerprint: None if passed is None else bool(passed) for fingerprint, passed in rows}
 
+    def record_inlined(
+        self,
+        fingerprint: str,
+        *,
+        step: str,
+        components: Mapping[str, Any],
+        run_id: str | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a view, or a source that is read in place: it has an identity and no version of its own."""
+        columns = "fingerprint, step, components, run_id, created_at, texts"
+        values = (fingerprint, step, _dump(components), run_id, self.now(), pack_texts(texts))
+        with self.transaction() as con:
+            con.execute(f"INSERT OR REPLACE INTO inlined_identities ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def recorded_inlined(self) -> set[str]:
+        """Return the fingerprints of the views and sources in place whose identity is recorded."""
+        return {row[0] for row in self.read("SELECT fingerprint FROM inlined_identities")}
+
     def version(self, fingerprint: str) -> VersionRecord | None:
         """Return what is recorded of a version, or None."""
-        rows = self.read("SELECT * FROM versions WHERE fingerprint = ?", (fingerprint,))
+        rows = self.read(f"SELECT {_VERSION_COLUMNS} FROM versions WHERE fingerprint = ?", (fingerprint,))
         if not rows:
             return None
         found = dict(rows[0])
         for name in ("components", "summary"):
             found[name] = json.loads(found[name])
-        del found["passed"]
+        del found["passed"], found["texts"]
         return VersionRecord(**{**found, "reproducible": bool(found["reproducible"])})
 
     def identities(self, fingerprints: Iterable[str]) -> dict[str, Mapping[str, Any]]:
         """Return fingerprint -> its components, for those that are recorded."""
-        wanted = "SELECT value FROM json_each(?)"
-        query = f"SELECT fingerprint, components FROM versions WHERE fingerprint IN ({wanted})"
-        rows = self.read(query, (json.dumps(list(fingerprints)),))
+        rows = self._recorded("fingerprint, components", fingerprints)
         return {row["fingerprint"]: json.loads(row["components"]) for row in rows}
+
+    def remembered(self, fingerprints: Iterable[str]) -> dict[str, Remembered]:
+        """Return fingerprint -> what its identity was made of, texts included, for those that are recorded."""
+        rows = self._recorded("fingerprint, components, run_id, created_at, texts", fingerprints)
+        found = {}
+        for row in rows:
+            components, texts = json.loads(row["components"]), unpack_texts(row["texts"])
+            found[row["fingerprint"]] = Remembered(components, texts, row["run_id"], row["created_at"])
+        return found
+
+    def _recorded(self, columns: str, fingerprints: Iterable[str]) -> list[sqlite3.Row]:
+        wanted = json.dumps(list(fingerprints))
+        where = "WHERE fingerprint IN (SELECT value FROM json_each(?))"
+        query = f"SELECT {columns} FROM versions {where} UNION ALL SELECT {columns} FROM inlined_identities {where}"
+        return self.read(query, (wanted, wanted))
 
     def in_use(self) -> set[str]:
         """Return the fingerprints that an environment or a model version stands on."""
@@ -406,7 +467,8 @@ class State(StateFile):
     def drop_records(self, con: sqlite3.Connection, fingerprints: Iterable[str]) -> None:
         """`forget`, within a transaction; texts of views that no environment shows go with them."""
         con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
-        con.execute("DELETE FROM inlined WHERE fingerprint NOT IN (SELECT fingerprint FROM environments)")
+        for table in ("inlined", "inlined_identities"):
+            con.execute(f"DELETE FROM {table} WHERE fingerprint NOT IN (SELECT fingerprint FROM environments)")
 
     # runs
 
@@ -514,6 +576,10 @@ class State(StateFile):
         return RunRecord(**found, steps=steps)
 
     # environments
+
+    def environments(self) -> list[str]:
+        """Return the names of the environments that something is published in."""
+        return [row[0] for row in self.read("SELECT DISTINCT env FROM environments ORDER BY env")]
 
     def environment(self, env: str) -> dict[str, str]:
         """Return step id -> fingerprint, as last published in an environment."""

@@ -44,18 +44,26 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class Draft:
-    """A version in the making: write its parts into `folder`, then publish."""
+    """A version in the making: write its parts into `folder`, then publish.
+
+    Attributes:
+        dropped: what was made here, where another version stood already; else None.
+        damage: what was wrong with a version that stood there and was replaced.
+    """
 
     def __init__(self, store: Store, fingerprint: str, kind: str, folder: Path) -> None:
         self.folder = folder
         self._store = store
         self._fingerprint = fingerprint
         self._kind = kind
+        self.dropped: Version | None = None
+        self.damage: list[Problem] = []
 
     def publish(self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
-        If another process published the fingerprint first, its version stands and this one is dropped.
+        If the fingerprint was published before, that version stands and this one is dropped, unless that one is
+        damaged: then this one replaces it.
 
         Args:
             columns: of the table that the parts hold; none when they hold no table.
@@ -80,7 +88,13 @@ class Draft:
             )
             (self.folder / META).write_bytes(to_meta(version))
             is_first = self._move_to(target)
-        return version if is_first else self._store.read(self._fingerprint) or version
+            if not is_first and (damage := self._store.find_damage(self._fingerprint)):
+                self._store.remove([self._fingerprint])
+                is_first, self.damage = self._move_to(target), damage
+        if is_first:
+            return version
+        self.dropped = version
+        return self._store.read(self._fingerprint) or version
 
     def _move_to(self, target: Path) -> bool:
         for path in disk.files_below(self.folder):
@@ -159,6 +173,20 @@ class Store:
                 why = f"{part.name} has sha256 {found[:12]}..., {part.digest[:12]}... was written"
                 problems.append(damaged(version.folder, why))
         return problems
+
+    def find_damage(self, fingerprint: str) -> list[Problem]:
+        """Return what of a version is no longer as it was written, its meta file included; reads all of it.
+
+        Raises:
+            StoreError: TR801 a newer Treadle wrote it: whether it is whole cannot be told.
+        """
+        try:
+            version = self.read(fingerprint)
+        except StoreError as error:
+            if any(problem.code != "TR804" for problem in error.problems):
+                raise
+            return list(error.problems)
+        return self.verify(version) if version is not None else []
 
     def size_of(self, fingerprint: str) -> int:
         """Return the bytes of a version's files."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
+from treadle.comparison import Compared, compare
 from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
 from treadle.events import Outcome as RunStatus
@@ -26,6 +27,7 @@ from treadle.plan import Champion, Deferral, Known, Plan, make_plan
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.registry import ModelVersion, Registry
+from treadle_runtime.side import Side, find_side, read_definitions
 from treadle_runtime.state import State
 from treadle_runtime.store import Store, storage_errors
 
@@ -220,6 +222,7 @@ class Workspace:
         full_refresh: bool = False,
         run: str = "plan",
         defer: str | None = None,
+        state: str | None = None,
     ) -> Plan:
         """Return what a build of the selection would do.
 
@@ -230,9 +233,10 @@ class Workspace:
             full_refresh: compute what is selected even where it is built.
             run: an id of the run, for volatile features.
             defer: an environment from which is read what is neither selected nor built.
+            state: what `state:` in selectors compares with, see `compare`.
         """
         self._read_anew()
-        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run, defer=defer)
+        return self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run, defer=defer, state=state)
 
     def _read_anew(self) -> None:
         """Forget what an earlier plan read: in a notebook, files change while a project is open."""
@@ -250,13 +254,14 @@ class Workspace:
         full_refresh: bool,
         run: str,
         defer: str | None,
+        state: str | None,
     ) -> Plan:
         selectors, exclude = tuple(selectors), tuple(exclude)
         self.check_trainers()
         return make_plan(
             self.graph,
             self.known(),
-            self._select(selectors, exclude, tests),
+            self._select(selectors, exclude, tests, state),
             as_of=self.as_of or "newest",
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
@@ -276,15 +281,39 @@ class Workspace:
         published = self.state.environment(env)
         return Deferral(env, {step_id: found for step_id, found in published.items() if step_id not in chosen})
 
-    def _select(self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests) -> frozenset[str]:
-        graph, exclude = self.graph, tuple(exclude)
-        selected = select.select(graph, selectors, exclude)
+    def _select(
+        self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, state: str | None
+    ) -> frozenset[str]:
+        graph, selectors, exclude = self.graph, tuple(selectors), tuple(exclude)
+        compared = self.compare(state) if select.uses_state((*selectors, *exclude)) else None
+        selected = select.select(graph, selectors, exclude, compared=compared)
         if tests == "without":
             return frozenset(step_id for step_id in selected if graph[step_id].kind != "test")
         selected = select.with_tests(graph, selected)
         if exclude:
-            selected -= select.select(graph, exclude)
+            selected -= select.select(graph, exclude, compared=compared)
         return frozenset(s for s in selected if graph[s].kind == "test") if tests == "only" else selected
+
+    def compare(self, state: str | None = None) -> Compared:
+        """Return which steps are new, and which are modified, beside another side.
+
+        Args:
+            state: an environment, or the path of a manifest.json; by default the environment that is worked in.
+        """
+        return compare(self.graph, read_definitions(self.side(state), self.state))
+
+    def side(self, name: str | None = None) -> Side:
+        """Return what the project is compared with; see `compare`."""
+        if name is None:
+            return self.environment
+        return find_side(name, self.state, declared=self._declared_environments)
+
+    def _declared_environments(self) -> list[str]:
+        """Return the environments that treadle.yml names, which only the file tells."""
+        from treadle.project import read_project
+
+        project = read_project(self.root, environment=self._environment, variables=self._variables)
+        return [project.environment, *project.spec.environments]
 
     def jobs(self) -> JobMaker:
         """Return what makes jobs of this project's steps."""
@@ -302,6 +331,7 @@ class Workspace:
         threads: int = 2,
         defer: str | None = None,
         emit: Emit = _ignore,
+        state: str | None = None,
     ) -> Outcome:
         """Compute what the selection needs and publish it in the environment; see `plan` for what the options mean.
 
@@ -314,7 +344,7 @@ class Workspace:
         # What is wrong with the project or the selection ends the command before there is a run.
         environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
         self.check_trainers()
-        self._select(selectors, exclude, tests)
+        self._select(selectors, exclude, tests, state)
         if defer:
             self._deferral(defer, selectors, exclude)
         self.store.sweep()
@@ -322,7 +352,9 @@ class Workspace:
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer)
+            plan = self._plan(
+                selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer, state=state
+            )
             run = self._run(plan, run_id, emit, threads)
             published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs)
             status = run.outcome
@@ -340,8 +372,14 @@ class Workspace:
     def _run(self, plan: Plan, run_id: str, emit: Emit, threads: int) -> Run:
         if not plan.n("build"):
             from treadle_runtime.reusing import reuse
+            from treadle_runtime.texts import TextReader
 
-            return reuse(plan, run_id, self.store, self.state, emit)
+            reader = TextReader(self.root, self.compiled)
+
+            def texts(step: Step) -> Mapping[str, str]:
+                return reader.read(step, self.observed.get(step.id))
+
+            return reuse(plan, run_id, self.store, self.state, emit, texts)
         from treadle_runtime.runner import Runner
 
         return Runner(self.store, self.state, self.jobs(), emit, threads=threads).run(plan, run_id)
@@ -355,6 +393,13 @@ class Workspace:
         Raises:
             UsageError: TR601, there is no such step; TR603, there are several.
         """
+        step = self.find(name)
+        from treadle_runtime.handle import StepHandle
+
+        return StepHandle(step, self.plan([step.id], tests="with"), self.jobs())
+
+    def find(self, name: str) -> Step:
+        """Return the step that a name means; see `step`."""
         graph = self.graph
         if name not in graph.steps:
             found = sorted(select.select(graph, [name]))
@@ -363,9 +408,7 @@ class Workspace:
                     Problem("TR603", f'"{name}" means several steps', why=", ".join(found), fix="name one of them")
                 )
             name = found[0]
-        from treadle_runtime.handle import StepHandle
-
-        return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
+        return graph[name]
 
 
 class _Recorded(Mapping[str, Mapping[str, str]]):

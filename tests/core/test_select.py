@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from treadle.comparison import Compared
 from treadle.errors import Location, UsageError
-from treadle.select import select, with_tests
+from treadle.select import select, uses_state, with_tests
 from treadle.step import Graph, Step
 
 KINDS: list[Any] = ["source", "feature", "dataset"]
@@ -119,6 +120,73 @@ def test_union_intersection_and_exclusion_are_those_of_sets(graph: Graph, data: 
     expected = set().union(*parts) - set().union(*(select(graph, [term]) for term in excluded), set())
     assert select(graph, [text], excluded) == expected
     assert select(graph, text.split(), [" ".join(excluded)] if excluded else []) == expected
+
+
+@given(graphs(), st.data())
+def test_state_is_a_set_like_any_other_and_may_be_empty(graph: Graph, data: st.DataObject) -> None:
+    ids = st.frozensets(st.sampled_from(sorted(graph.steps)))
+    new, body, configs = data.draw(ids), data.draw(ids), data.draw(ids)
+    compared = Compared(new, new | body | configs, new | body, new | configs)
+    sets = {
+        "new": new,
+        "modified": compared.modified,
+        "modified.body": compared.body,
+        "modified.configs": compared.configs,
+    }
+    word = data.draw(st.sampled_from(sorted(sets)))
+    name = data.draw(st.sampled_from(sorted(graph.steps)))
+    term, found = f"state:{word}", sets[word]
+
+    def chosen(*selectors: str, exclude: tuple[str, ...] = ()) -> frozenset[str]:
+        return select(graph, selectors, exclude, compared=compared)
+
+    above = {other for each in found for other in parents_within(graph, each, float("inf"))}
+    below = {other for each in found for other in children_within(graph, each, float("inf"))}
+    assert chosen(term) == found
+    assert chosen(f"+{term}") == found | above
+    assert chosen(f"{term}+") == found | below
+    assert chosen(f"{term}+1") == found | {other for each in found for other in children_within(graph, each, 1)}
+    assert chosen(f"{term},{name}") == found & {name}
+    assert chosen(f"{name},{term}+") == (found | below) & {name}
+    assert chosen(f"{term} {name}") == chosen(term, name) == found | {name}
+    assert chosen(name, exclude=(term,)) == {name} - found
+    assert chosen(exclude=(f"{term}+",)) == set(graph.steps) - found - below
+
+
+def test_state_without_a_comparison_is_an_error() -> None:
+    with pytest.raises(UsageError, match='"state:new" has nothing to compare with here'):
+        select(PIPELINE, ["state:new"])
+    with pytest.raises(UsageError, match="TR603"):
+        select(PIPELINE, [], ["arrivals,+state:modified"])
+
+
+def test_state_selects_no_step_that_has_left_the_graph() -> None:
+    compared = Compared(frozenset({"gone"}), frozenset({"gone", "rows"}))
+    assert select(PIPELINE, ["state:modified+"], compared=compared) == {"rows", *ARRIVALS}
+    assert select(PIPELINE, ["state:new"], compared=compared) == set()
+
+
+@pytest.mark.parametrize("selector", ["state:", "state:modifed", "state:*", "state:modified.macros"])
+def test_state_takes_its_own_words(selector: str) -> None:
+    with pytest.raises(UsageError, match="TR602"):
+        select(PIPELINE, [selector], compared=Compared(frozenset(), frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("state:new", True),
+        ("1+state:modified.body+2", True),
+        ("flights tag:raw,+state:new", True),
+        ("flights", False),
+        ("tag:state:new", False),
+        ("+state", False),
+        ("", False),
+    ],
+)
+def test_selectors_that_need_a_comparison_are_known(selector: str, expected: bool) -> None:
+    assert uses_state([selector]) is expected
+    assert uses_state(["flights", selector]) is expected
 
 
 def step(step_id: str, kind: Any, name: str, **rest: Any) -> Step:

@@ -48,7 +48,7 @@ def test_build_json_is_run_results(churn: ProjectFolder) -> None:
     assert found["run_id"] == churn.json("runs")[0]["id"]
     steps = {step["id"]: step for step in found["steps"]}
     assert steps["churn.validate"]["status"] == "built"
-    assert steps["churn.validate"]["reason"].startswith("gates: ")
+    assert steps["churn.validate"]["reason"] == 'gates[0]: "roc_auc >= 0.6" -> "roc_auc >= 0.61"'
     assert steps["rows"]["status"] == "reused"
     assert steps["rows"]["rows"] == 300
     assert found["candidates"] == {"churn": 2}

@@ -15,7 +15,7 @@ import pytest
 from treadle.errors import Location, ProjectError, StepError
 from treadle_runtime.engine import connect, lock_down, write_query
 from treadle_runtime.readers import load, read_sql, reading
-from treadle_runtime.sources import Observed, check_unchanged, in_place, observe, observe_all
+from treadle_runtime.sources import Observed, check_unchanged, find_appended, in_place, observe, observe_all
 from treadle_runtime.state import State
 
 if TYPE_CHECKING:
@@ -150,6 +150,39 @@ def test_change_behind_an_old_mtime_is_seen(root: Path, state: State) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert observe(source("data/a.csv"), root, state=state).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ("a,b\n1,2\n", "a,b\n1,2\n3,4\n5,6\n", 2),
+        ("a,b\n1,2\n", "a,b\n1,2\n3,4\n5,6", 2),
+        ("a,b\n1,2", "a,b\n1,2\n3,4\n", 1),
+        ("a,b\n1,2", "a,b\n1,20", 0),
+        ("x" * 3_000_000 + "\n", "x" * 3_000_000 + "\n" + "y\n" * 2_000_000, 2_000_000),
+        ("a,b\n1,2\n", "a,b\n1,3\n3,4\n", None),
+        ("a,b\n1,2\n", "a,b\n", None),
+        ("a,b\n", "a,b\n", None),
+        ("", "a,b\n", None),
+    ],
+    ids=range(9),
+)
+def test_file_that_was_appended_to_is_known(root: Path, before: str, after: str, lines: int | None) -> None:
+    write(root, "data/a.csv", before)
+    write(root, "data/b.csv", "same")
+    was = observe(source("data/*.csv"), root).listing
+    write(root, "data/a.csv", after)
+    write(root, "data/c.csv", "new")
+    found = observe(source("data/*.csv"), root)
+    assert find_appended(found, was, root) == ({} if lines is None else {"data/a.csv": lines})
+
+
+def test_lines_are_counted_where_the_file_has_lines(root: Path) -> None:
+    for path, format_name in (("data/a.csv.gz", "csv"), ("data/a.parquet", "parquet")):
+        write(root, path, b"PAR1")
+        was = observe(source(path, format=format_name), root).listing
+        write(root, path, b"PAR1\nPAR1\n")
+        assert find_appended(observe(source(path, format=format_name), root), was, root) == {path: None}
 
 
 def test_source_without_files_names_the_close_match(root: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from treadle.errors import StoreError
-from treadle_runtime.state import MIGRATIONS, Candidate, SourcePart, State
+from treadle_runtime.state import MIGRATIONS, SCHEMA, Candidate, SourcePart, State
 
 N = len(MIGRATIONS)
 MOUNTS = (
@@ -89,6 +89,43 @@ def test_identities_leave_out_what_is_not_recorded_and_take_many(tmp_path: Path)
         assert state.identities(["f1", *(f"g{i}" for i in range(50_000))]) == {"f1": {"code": "x"}}
         state.forget(["f1"])
         assert state.identities(["f1"]) == {}
+
+
+TEXTS = {"code:features/a.sql": "select 'ü', \x01\n" * 3, "parts": '[["data/a.csv",3,"ab"]]'}
+
+
+def test_texts_come_back_as_recorded(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 23, 21, 16, 49, 5, UTC)
+    long = {"code:features/b.py:f": "".join(f"    x = {n}\n" for n in range(5000))}
+    with open_state(tmp_path, clock=lambda: now) as state:
+        state.record_version("f1", step="a", kind="feature", components={"code": "x"}, run_id="r", texts=TEXTS)
+        state.record_version("f2", step="b", kind="feature", components={}, texts=long)
+        state.record_version("f3", step="c", kind="dataset", components={})
+    with open_state(tmp_path) as state:
+        found = state.remembered(["f1", "f2", "f3", "f4"])
+    assert {fingerprint: each.texts for fingerprint, each in found.items()} == {"f1": TEXTS, "f2": long, "f3": {}}
+    assert (found["f1"].components, found["f1"].run_id) == ({"code": "x"}, "r")
+    assert found["f1"].created_at == "2026-11-23T21:16:49.000005+00:00"
+
+
+def test_what_is_inlined_has_an_identity_and_no_version(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        state.record_inlined("f1", step="view", components={"code": "x"}, run_id="r", texts=TEXTS)
+        assert state.identities(["f1"]) == {"f1": {"code": "x"}}
+        assert state.remembered(["f1"])["f1"].texts == TEXTS
+        assert state.version("f1") is None
+
+
+def test_state_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
+    with open_state(tmp_path, migrations=(SCHEMA,)) as state, state.transaction() as con:
+        values = ("f1", "a", "feature", '{"code":"x"}', 3, 7, 0.5, "r", "2026-11-23T21:16:49+00:00", "{}", 1)
+        con.execute(f"INSERT INTO versions VALUES ({', '.join('?' * len(values))})", values)
+    with open_state(tmp_path) as state:
+        assert state.identities(["f1"]) == {"f1": {"code": "x"}}
+        assert state.remembered(["f1"])["f1"].texts == {}
+        found = state.version("f1")
+    assert found is not None
+    assert (found.rows, found.run_id, found.reproducible) == (3, "r", True)
 
 
 def test_publish_merges_drops_and_keeps_history(tmp_path: Path) -> None:

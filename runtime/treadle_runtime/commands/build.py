@@ -27,7 +27,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _run_options(command: F) -> F:
     for option in (json_option, project_options, threads_option, defer_option, as_of_option, selection_options):
         command = option(command)
-    return click.option("--full-refresh", is_flag=True, help="Compute the selected again; first results stay")(command)
+    return click.option(
+        "--full-refresh", is_flag=True, help="Compute the selected again and compare; first results stay"
+    )(command)
 
 
 @click.command("build")
@@ -42,6 +44,7 @@ def build(**options: Any) -> int:
     Examples:
       treadle build
       treadle build --select +arrivals --exclude tag:slow
+      treadle build --select state:modified+ --state production
     """
     return _build("with", **options)
 
@@ -82,6 +85,7 @@ def _build(
     *,
     select: tuple[str, ...],
     exclude: tuple[str, ...],
+    state: str | None,
     as_of: str | None,
     threads: int,
     full_refresh: bool,
@@ -100,7 +104,14 @@ def _build(
             print_problem(warning, severity="warning")
         try:
             outcome = workspace.build(
-                select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, defer=defer, emit=reporter
+                select,
+                exclude,
+                tests=tests,
+                full_refresh=full_refresh,
+                threads=threads,
+                defer=defer,
+                emit=reporter,
+                state=state,
             )
         except KeyboardInterrupt:
             reporter.close()

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import click
 
-from treadle_runtime.commands.options import json_option, open_project, project_options
+from treadle_runtime.commands.options import as_of_option, json_option, open_project, project_options
 
 
 @click.command("compile")
+@as_of_option
 @project_options
 @json_option
-def compile_project(folder: Path, environment: str | None, variables: str | None, as_json: bool) -> None:
+def compile_project(
+    as_of: str | None, folder: Path, environment: str | None, variables: str | None, as_json: bool
+) -> None:
     """Check every file and write target/manifest.json
 
     No code of the project runs. With an error, all of them are shown and nothing is written.
@@ -26,7 +29,7 @@ def compile_project(folder: Path, environment: str | None, variables: str | None
     from treadle_runtime.artifacts import write_artifact
     from treadle_runtime.commands.console import print_json, print_problem
 
-    with open_project(folder, environment, variables) as workspace:
+    with open_project(folder, environment, variables, as_of) as workspace:
         graph = workspace.graph
         workspace.check_trainers()
         manifest = to_manifest(graph, {})

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from treadle_runtime.commands.options import compile_project, json_option, project_options, selection_options
+from treadle_runtime.commands.options import (
+    as_of_option,
+    compile_project,
+    json_option,
+    open_project,
+    project_options,
+    selection_options,
+)
+
+if TYPE_CHECKING:
+    from treadle.comparison import Compared
+    from treadle.step import Graph, Step
 
 
 @click.command("list")
 @selection_options
+@as_of_option
 @project_options
 @json_option
 def list_steps(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
+    state: str | None,
+    as_of: str | None,
     folder: Path,
     environment: str | None,
     variables: str | None,
@@ -27,13 +42,15 @@ def list_steps(
     Examples:
       treadle list
       treadle list --select kind:feature,+arrivals --json
+      treadle list --select state:modified+ --state production
     """
-    from treadle.select import select as choose
+    from treadle.select import uses_state
     from treadle_runtime.commands.console import print_json, to_lines
 
-    graph = compile_project(folder, environment, variables)
-    chosen = choose(graph, select, exclude)
-    steps = [step for step in graph if step.id in chosen]
+    if uses_state((*select, *exclude)):
+        steps = _compare(select, exclude, state, as_of, folder, environment, variables)
+    else:
+        steps = _choose(compile_project(folder, environment, variables, as_of), select, exclude)
     if as_json:
         print_json(
             [
@@ -52,3 +69,26 @@ def list_steps(
         return
     rows = [(step.kind, step.id, str(step.where.path), step.description.split("\n")[0][:60]) for step in steps]
     click.echo("\n".join(to_lines(rows)))
+
+
+def _choose(
+    graph: Graph, select: tuple[str, ...], exclude: tuple[str, ...], compared: Compared | None = None
+) -> list[Step]:
+    from treadle.select import select as choose
+
+    chosen = choose(graph, select, exclude, compared=compared)
+    return [step for step in graph if step.id in chosen]
+
+
+def _compare(
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    state: str | None,
+    as_of: str | None,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+) -> list[Step]:
+    """Choose steps by comparing them with another side, which only an open project can look at."""
+    with open_project(folder, environment, variables, as_of) as workspace:
+        return _choose(workspace.graph, select, exclude, workspace.compare(state))

@@ -47,10 +47,17 @@ def defer_option(command: F) -> F:
 
 
 def selection_options(command: F) -> F:
-    """Add --select and --exclude."""
+    """Add --select, --exclude and --state."""
+    command = state_option(command)
     command = click.option("--exclude", multiple=True, metavar="SELECTOR", help="Leave these steps out")(command)
-    text = "Only these steps: name, +name, name+, kind:, tag:, path:, pipeline:"
+    text = "Only these steps: name, +name, name+, kind:, tag:, path:, pipeline:, state:modified, state:new"
     return click.option("--select", "-s", multiple=True, metavar="SELECTOR", help=text)(command)
+
+
+def state_option(command: F) -> F:
+    """Add --state."""
+    text = "Compare with this environment or manifest.json; by default with the environment itself"
+    return click.option("--state", metavar="ENV_OR_PATH", help=text)(command)
 
 
 def json_option(command: F) -> F:
@@ -97,13 +104,15 @@ def command_words() -> str:
     return shlex.join(["treadle", *sys.argv[1:]])[:200]
 
 
-def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:
+def compile_project(
+    folder: Path, environment: str | None = None, variables: str | None = None, as_of: str | None = None
+) -> Graph:
     """Compile the project that the options name, for a command that needs nothing of the runtime."""
     from treadle.cache import Asked, load_compiled
     from treadle.files import find_root
 
     root = find_root(folder)
-    asked = Asked(root, environment, _parse_variables(variables), os.environ, None)
+    asked = Asked(root, environment, _parse_variables(variables), os.environ, as_of)
     return load_compiled(asked, root / ".treadle" / "cache").graph
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def plan(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
+    state: str | None,
     as_of: str | None,
     defer: str | None,
     show_all: bool,
@@ -45,11 +46,12 @@ def plan(
       treadle plan
       treadle plan --select carrier_history+ --all
       treadle plan --select carrier_history --defer production
+      treadle plan --select state:modified+ --state production
     """
     from treadle_runtime.commands.console import print_json, print_problem, to_lines
 
     with open_project(folder, environment, variables, as_of) as workspace:
-        found = workspace.plan(select, exclude, defer=defer)
+        found = workspace.plan(select, exclude, defer=defer, state=state)
         if as_json:
             print_json(
                 [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treadle_runtime.commands.options import json_option, open_project, project_options
+from treadle_runtime.commands.options import as_of_option, json_option, open_project, project_options
 
 if TYPE_CHECKING:
     from treadle_runtime.handle import StepHandle
@@ -25,12 +25,14 @@ MAX_INPUTS = 12
 @click.argument("name")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(0), help="How many rows")
 @click.option("--row", metavar="KEY", help="One row of a dataset, each value with its event_time and known_at")
+@as_of_option
 @project_options
 @json_option
 def show(
     name: str,
     limit: int,
     row: str | None,
+    as_of: str | None,
     folder: Path,
     environment: str | None,
     variables: str | None,
@@ -43,7 +45,7 @@ def show(
       treadle show carrier_history --limit 5
       treadle show arrivals --row 17
     """
-    with open_project(folder, environment, variables) as workspace:
+    with open_project(folder, environment, variables, as_of) as workspace:
         handle = _table(workspace, name)
         if row is not None:
             _show_row(name, handle, row, as_json)
