@@ -26,6 +26,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 from treadle_runtime.engine import Connection, escape_glob, is_disk_full, view_sql
 from treadle_runtime.lock import hold_lock
+from treadle_runtime.oldcatalogs import kept_for_readers
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.version import Version
 
@@ -66,7 +67,9 @@ class _Stamp:
     queries: Mapping[str, str]
 
 
-def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path) -> bool:
+def write_catalog(
+    path: Path, find_views: Callable[[Mapping[str, str]], Views], store_root: Path, *, anew: bool = False
+) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
     Args:
@@ -76,6 +79,7 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
             catalog was last written with. A query that cannot be bound, because a name in it has no version
             yet or its files are gone, gets no view; nor does a version without Parquet parts.
         store_root: the folder that holds the versions' folders, `.treadle/store`.
+        anew: make it from nothing, whatever stands.
 
     Returns:
         Whether anything changed.
@@ -92,7 +96,7 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
         views = find_views(last.queries if last else {})
         wanted = {name: view.fingerprint for name, view in sorted(views.items())}
         queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
-        stamp = last if last and _describes(last, path) else None
+        stamp = last if last and _describes(last, path) and not anew else None
         if stamp is not None and (stamp.store, stamp.views, stamp.queries) == (store, wanted, queries):
             return False
         _refuse_writer(path)
@@ -102,7 +106,8 @@ def write_catalog(path: Path, find_views: Callable[[Mapping[str, str]], Views], 
             _change(work / path.name, path, stamp, views, store)
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
-            os.replace(work / path.name, path)
+            with kept_for_readers(path, _stamp_path(path)):
+                os.replace(work / path.name, path)
             _write_stamp(path, _Stamp(_identify(path), store, wanted, queries))
         finally:
             disk.remove(work)

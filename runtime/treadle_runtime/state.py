@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from treadle_runtime.disk import storage_errors
 from treadle_runtime.statefile import StateFile
 
 if TYPE_CHECKING:
@@ -268,6 +269,11 @@ class State(StateFile):
         rows = self.read(query, (json.dumps(list(fingerprints)),))
         return {row["fingerprint"]: json.loads(row["components"]) for row in rows}
 
+    def step_names(self, fingerprints: Iterable[str]) -> dict[str, str]:
+        """Return fingerprint -> id of the step that made it, for those that are recorded."""
+        query = "SELECT fingerprint, step FROM versions WHERE fingerprint IN (SELECT value FROM json_each(?))"
+        return {row["fingerprint"]: row["step"] for row in self.read(query, (json.dumps(list(fingerprints)),))}
+
     def in_use(self) -> set[str]:
         """Return the fingerprints that an environment or a model version stands on."""
         found = {row[0] for row in self.read("SELECT fingerprint FROM environments")}
@@ -334,6 +340,20 @@ class State(StateFile):
         finally:
             os.close(fd)
         return False
+
+    def announce(self, run_id: str, fingerprints: Iterable[str]) -> None:
+        """Say which versions a run of this process stands on, within a transaction: it is seen by who looks in one."""
+        path = self._lock_file(run_id)
+        with storage_errors(path):
+            os.pwrite(self._held[run_id], "\n".join(sorted(fingerprints)).encode(), 0)
+
+    def announced(self, run_id: str) -> frozenset[str]:
+        """Return which versions a run that is in work stands on."""
+        try:
+            text = self._lock_file(run_id).read_text("utf-8")
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(text.split())
 
     def record_step(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,6 +25,7 @@ from treadle.plan import Champion, Known, Plan, make_plan
 from treadle.project import Project, find_root, read_project
 from treadle.step import Graph, Step
 from treadle_runtime import sources
+from treadle_runtime.leases import Lease, plan_and_hold
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.state import State
 from treadle_runtime.store import Store, storage_errors
@@ -155,6 +156,13 @@ class Workspace:
         return Registry(self.state)
 
     @cached_property
+    def lease(self) -> Lease:
+        """What keeps the versions that were asked for here from being removed while they may be read."""
+        lease = Lease(self.folder, self.state, owner=self.command)
+        self._stack.callback(lease.close)
+        return lease
+
+    @cached_property
     def observed(self) -> dict[str, Observed]:
         """Every source as it is now."""
         steps = [step for step in self.graph if step.kind == "source"]
@@ -279,7 +287,8 @@ class Workspace:
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
+            make = partial(self._plan, selectors, exclude, tests, full_refresh=full_refresh, run=run_id)
+            plan = plan_and_hold(make, run_id, self.store, self.state)
             runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads)
             run = runner.run(plan, run_id)
             published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs())
@@ -314,7 +323,9 @@ class Workspace:
             name = found[0]
         from treadle_runtime.handle import StepHandle
 
-        return StepHandle(graph[name], self.plan([name], tests="with"), self.jobs())
+        plan = self.plan([name], tests="with")
+        self.lease.add(identity.fingerprint for identity in plan.identities.values())
+        return StepHandle(graph[name], plan, self.jobs(), self.lease)
 
 
 def open_workspace(
