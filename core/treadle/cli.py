@@ -16,7 +16,10 @@ from treadle.errors import MAX_SHOWN, Problem, TreadleError, UsageError
 from treadle.names import close_match
 
 GROUP = "treadle.commands"
-_ORDER = ("init", "new", "list", "compile", "plan", "build", "run", "test", "show", "models", "runs", "debug", "clean")
+_ORDER = (
+    *("init", "new", "list", "compile", "plan", "build", "run", "test"),
+    *("show", "models", "runs", "debug", "clean", "verify"),
+)
 
 
 class _Commands(click.Group):

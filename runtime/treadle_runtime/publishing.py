@@ -106,7 +106,14 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
     )
 
 
-def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tuple[Problem, ...]:
+def rebuild_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tuple[Problem, ...]:
+    """Make the environment's catalog from nothing; return why that could not be."""
+    return _write_catalog(plan, store, state, jobs, anew=True)
+
+
+def _write_catalog(
+    plan: Plan, store: Store, state: State, jobs: JobMaker, *, anew: bool = False
+) -> tuple[Problem, ...]:
     """Bring the environment's catalog up to its map; return why that could not be: it is a cache."""
 
     def find_views(standing: Mapping[str, str]) -> dict[str, Version | catalog.Query]:
@@ -114,7 +121,7 @@ def _write_catalog(plan: Plan, store: Store, state: State, jobs: JobMaker) -> tu
 
     path = store.root / f"{plan.graph.environment}.duckdb"
     try:
-        catalog.write_catalog(path, find_views, store.root / "store")
+        catalog.write_catalog(path, find_views, store.root / "store", anew=anew)
     except StoreError as error:
         return tuple(error.problems)
     return ()

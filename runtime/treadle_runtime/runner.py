@@ -238,12 +238,14 @@ class Runner:
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft, self.store.scratch() as scratch:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, scratch, log=log)
+            self.maker.check_intact(job)
             with storage_errors(draft.folder):
                 made = self._call(job)
             self.maker.check_unchanged(run.plan, step)
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
+        self.maker.intact.add(version.fingerprint)
         return version, made.notes
 
     def _call(self, job: Job) -> Made:

@@ -269,10 +269,9 @@ class State(StateFile):
         rows = self.read(query, (json.dumps(list(fingerprints)),))
         return {row["fingerprint"]: json.loads(row["components"]) for row in rows}
 
-    def step_names(self, fingerprints: Iterable[str]) -> dict[str, str]:
-        """Return fingerprint -> id of the step that made it, for those that are recorded."""
-        query = "SELECT fingerprint, step FROM versions WHERE fingerprint IN (SELECT value FROM json_each(?))"
-        return {row["fingerprint"]: row["step"] for row in self.read(query, (json.dumps(list(fingerprints)),))}
+    def step_names(self) -> dict[str, str]:
+        """Return fingerprint -> id of the step that made it, for all versions that are recorded."""
+        return {row["fingerprint"]: row["step"] for row in self.read("SELECT fingerprint, step FROM versions")}
 
     def in_use(self) -> set[str]:
         """Return the fingerprints that an environment or a model version stands on."""

@@ -75,7 +75,7 @@ def clean(
     with open_project(folder, environment, variables) as workspace:
         store, state = workspace.store, workspace.state
         unused = find_unused(store, state, terms)
-        steps = state.step_names(unused.versions)
+        steps = state.step_names()
         if as_json:
             gone = remove_unused(store, state, unused.versions, terms) if yes and not dry_run else None
             print_json(_to_json(unused, steps, gone))
