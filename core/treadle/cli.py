@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "runs": "treadle_runtime.commands.runs:runs",
     "debug": "treadle_runtime.commands.debug:debug",
     "clean": "treadle_runtime.commands.clean:clean",
+    "verify": "treadle_runtime.commands.verify:verify",
 }
 """Treadle's own commands, in the order of `--help`; those of plugins are entry points of the group above."""
 

@@ -25,6 +25,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 from treadle_runtime.engine import Connection, escape_glob, is_disk_full, view_sql
 from treadle_runtime.lock import hold_lock
+from treadle_runtime.oldcatalogs import kept_for_readers
 from treadle_runtime.stamp import (
     Query,
     Stamp,
@@ -54,6 +55,7 @@ def write_catalog(
     store_root: Path,
     *,
     like: Path | None = None,
+    anew: bool = False,
 ) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
@@ -65,6 +67,7 @@ def write_catalog(
             yet or its files are gone, gets no view; nor does a version without Parquet parts.
         store_root: the folder that holds the versions' folders, `.treadle/store`.
         like: the catalog of another environment; if it shows the same, it is copied.
+        anew: make it from nothing, whatever stands.
 
     Returns:
         Whether anything changed.
@@ -82,7 +85,7 @@ def write_catalog(
         views = find_views({**(other.queries if other else {}), **(last.queries if last else {})})
         wanted = {name: view.fingerprint for name, view in sorted(views.items())}
         queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
-        stamp = last if last and describes(last, path) else None
+        stamp = last if last and describes(last, path) and not anew else None
         if stamp is not None and (stamp.store, stamp.views, stamp.queries) == (store, wanted, queries):
             return False
         _refuse_writer(path)
@@ -90,13 +93,14 @@ def write_catalog(
         work.mkdir(parents=True)
         try:
             new = Stamp((), store, wanted, queries)
-            if not any(_copy(source, new, work / path.name) for source in (like, _kept(path)) if source):
+            if anew or not any(_copy(source, new, work / path.name) for source in (like, _kept(path)) if source):
                 _change(work / path.name, path, stamp, views, store)
             disk.sync(work / path.name)
             path.with_name(path.name + ".wal").unlink(missing_ok=True)  # a killed writer's, for the old file
             if stamp is not None and _n_different(stamp.views, wanted) > _MANY:
                 _keep(path, stamp)
-            os.replace(work / path.name, path)
+            with kept_for_readers(path, stamp_path(path)):
+                os.replace(work / path.name, path)
             write_stamp(path, replace(new, file=identify(path)))
         finally:
             disk.remove(work)

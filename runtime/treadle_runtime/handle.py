@@ -16,6 +16,7 @@ from treadle_runtime import datasets, engine
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Relation
 from treadle_runtime.jobs import JobMaker
+from treadle_runtime.leases import Lease
 from treadle_runtime.sample import Sample, fetch_sample
 from treadle_runtime.session import create_relation
 from treadle_runtime.store import Version
@@ -24,11 +25,16 @@ from treadle_runtime.types import quote_name
 
 @dataclass(frozen=True)
 class StepHandle:
-    """A step as it is planned now."""
+    """A step as it is planned now.
+
+    Attributes:
+        lease: keeps what the step may read from being removed, as long as this handle or its workspace lives.
+    """
 
     step: Step
     plan: Plan
     jobs: JobMaker
+    lease: Lease
 
     @property
     def fingerprint(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from treadle.cache import Compiled
-from treadle.errors import Problem, StepError
+from treadle.errors import Problem, StepError, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import readers, sources
@@ -29,6 +30,9 @@ class JobMaker:
         registry: knows the champions.
         observed: source name -> its parts, as planned with.
         compiled: knows the project's Python files as they were compiled.
+
+    Attributes:
+        intact: fingerprints of versions whose digests were made or compared here.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class JobMaker:
         self.root, self.store, self.registry = root, store, registry
         self.observed, self.compiled = observed, compiled
         self._texts = TextReader(root, compiled)
+        self.intact: set[str] = set()
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
         """Return the job of a step whose inputs are built."""
@@ -106,6 +111,26 @@ class JobMaker:
         for name, relation in self.relations(plan, step).items():
             if relation.paths:
                 sources.check_unchanged(self.observed[name], self.root)
+
+    def check_intact(self, job: Job) -> None:
+        """Make sure that what a dataset, or a step that stands on one, reads is as it was written.
+
+        Models learn and are judged there. A feature may need a few columns of a large source, which would have to be
+        read whole: that is left to `treadle verify`.
+
+        Raises:
+            StoreError: TR804.
+        """
+        if job.step.kind in ("source", "feature", "test"):
+            return
+        found = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
+        if job.opponent is not None:
+            found += [job.opponent.twin, job.opponent.dataset, job.opponent.split]
+        for version in found:
+            if version.fingerprint not in self.intact:
+                if problems := self.store.verify(version):
+                    raise StoreError(replace(p, why=f"{p.why}\nread by {job.step.id}") for p in problems)
+                self.intact.add(version.fingerprint)
 
     def has_passed(self, plan: Plan, step_id: str) -> bool:
         """Return whether a step outside of this run lets those pass that wait for it."""

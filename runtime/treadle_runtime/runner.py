@@ -178,6 +178,7 @@ class Runner:
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
+            self.maker.check_intact(job)
             with storage_errors(draft.folder):
                 made = self._call(job)
             self.maker.check_unchanged(run.plan, step)
@@ -185,6 +186,7 @@ class Runner:
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
             notes = (*made.notes, *tell_refresh(step, version, draft))
+        self.maker.intact.add(version.fingerprint)
         return version, notes, draft.dropped is None
 
     def _call(self, job: Job) -> Made:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from treadle_runtime.disk import storage_errors
 from treadle_runtime.statefile import StateFile
 from treadle_runtime.textpack import pack_texts, unpack_texts
 
@@ -98,8 +99,10 @@ MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
 
 
 _VERSION_COLUMNS = ", ".join(
-    ("fingerprint", "step", "kind", "components", "rows", "bytes", "seconds")
-    + ("run_id", "created_at", "summary", "reproducible", "passed", "texts")
+    (
+        *("fingerprint", "step", "kind", "components", "rows", "bytes", "seconds"),
+        *("run_id", "created_at", "summary", "reproducible", "passed", "texts"),
+    )
 )
 
 
@@ -451,6 +454,10 @@ class State(StateFile):
         query = f"SELECT {columns} FROM versions {where} UNION ALL SELECT {columns} FROM inlined_identities {where}"
         return self.read(query, (wanted, wanted))
 
+    def step_names(self) -> dict[str, str]:
+        """Return fingerprint -> id of the step that made it, for all versions that are recorded."""
+        return {row["fingerprint"]: row["step"] for row in self.read("SELECT fingerprint, step FROM versions")}
+
     def in_use(self) -> set[str]:
         """Return the fingerprints that an environment or a model version stands on."""
         found = {row[0] for row in self.read("SELECT fingerprint FROM environments")}
@@ -519,6 +526,20 @@ class State(StateFile):
         finally:
             os.close(fd)
         return False
+
+    def announce(self, run_id: str, fingerprints: Iterable[str]) -> None:
+        """Say which versions a run of this process stands on, within a transaction: it is seen by who looks in one."""
+        path = self._lock_file(run_id)
+        with storage_errors(path):
+            os.pwrite(self._held[run_id], "\n".join(sorted(fingerprints)).encode(), 0)
+
+    def announced(self, run_id: str) -> frozenset[str]:
+        """Return which versions a run that is in work stands on."""
+        try:
+            text = self._lock_file(run_id).read_text("utf-8")
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(text.split())
 
     def record_step(
         self,

@@ -149,6 +149,17 @@ class StateFile:
         with self._lock, self._errors():
             return self._con.execute(query, parameters).fetchall()
 
+    def find_damage(self) -> list[Problem]:
+        """Return what is wrong with the file: pages, indexes, and references to rows that are not there."""
+        try:
+            found = [row[0] for row in self.read("PRAGMA integrity_check") if row[0] != "ok"]
+            found += [
+                f"{row['table']}: a row refers to {row['parent']}" for row in self.read("PRAGMA foreign_key_check")
+            ]
+        except StoreError as error:
+            return list(error.problems)
+        return [problem for reason in found[:1] for problem in _damaged(self.path, reason).problems]
+
 
 def check_file_system(path: Path, *, mounts: str | None = None) -> None:
     """Refuse a file on a network file system, whose locks and shared memory SQLite cannot rely on.

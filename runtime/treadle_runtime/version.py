@@ -136,7 +136,7 @@ def damaged(folder: Path, why: str) -> Problem:
         "TR804",
         f'the stored version "{folder.name[:12]}" is damaged',
         why=f"{folder}\n{why}",
-        fix="delete that folder: the next build makes it again",
+        fix="run `treadle verify --repair`, then the same command: what was damaged is made again",
     )
 
 

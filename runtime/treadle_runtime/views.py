@@ -27,7 +27,9 @@ def catalog_path(store: Store, env: str) -> Path:
     return store.root / f"{env}.duckdb"
 
 
-def write_views(state: State, store: Store, env: str, *, like: str | None = None) -> tuple[Problem, ...]:
+def write_views(
+    state: State, store: Store, env: str, *, like: str | None = None, anew: bool = False
+) -> tuple[Problem, ...]:
     """Bring an environment's catalog up to its map.
 
     Args:
@@ -35,6 +37,7 @@ def write_views(state: State, store: Store, env: str, *, like: str | None = None
         store: holds the versions.
         env: the environment.
         like: another environment, whose catalog is copied if it shows the same.
+        anew: make it from nothing, whatever stands.
 
     Returns:
         Why that could not be, if so: the catalog is a cache, and the next build writes it again.
@@ -44,13 +47,14 @@ def write_views(state: State, store: Store, env: str, *, like: str | None = None
         return _find(state, store, env, told)
 
     path = catalog_path(store, env)
-    if is_current(path, store.root / "store", {name: view.fingerprint for name, view in find_views({}).items()}):
+    wanted = {name: view.fingerprint for name, view in find_views({}).items()}
+    if not anew and is_current(path, store.root / "store", wanted):
         return ()
     from treadle_runtime.catalog import write_catalog
 
     other = catalog_path(store, like) if like else None
     try:
-        write_catalog(path, find_views, store.root / "store", like=other)
+        write_catalog(path, find_views, store.root / "store", like=other, anew=anew)
     except StoreError as error:
         return tuple(error.problems)
     return ()

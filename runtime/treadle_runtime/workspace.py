@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -26,6 +26,7 @@ from treadle.files import find_root
 from treadle.plan import Champion, Deferral, Known, Plan, make_plan
 from treadle.step import Graph, Step
 from treadle_runtime import sources
+from treadle_runtime.leases import Lease, plan_and_hold
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.side import Side, find_side, read_definitions
 from treadle_runtime.state import State
@@ -173,6 +174,13 @@ class Workspace:
     @cached_property
     def registry(self) -> Registry:
         return Registry(self.state)
+
+    @cached_property
+    def lease(self) -> Lease:
+        """What keeps the versions that were asked for here from being removed while they may be read."""
+        lease = Lease(self.folder, self.state, owner=self.command)
+        self._stack.callback(lease.close)
+        return lease
 
     @cached_property
     def observed(self) -> dict[str, Observed]:
@@ -352,9 +360,10 @@ class Workspace:
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
         status: RunStatus = "interrupted"
         try:
-            plan = self._plan(
-                selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer, state=state
+            make = partial(
+                self._plan, selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer, state=state
             )
+            plan = plan_and_hold(make, run_id, self.store, self.state)
             run = self._run(plan, run_id, emit, threads)
             published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs)
             status = run.outcome
@@ -396,7 +405,9 @@ class Workspace:
         step = self.find(name)
         from treadle_runtime.handle import StepHandle
 
-        return StepHandle(step, self.plan([step.id], tests="with"), self.jobs())
+        plan = self.plan([step.id], tests="with")
+        self.lease.add(identity.fingerprint for identity in plan.identities.values())
+        return StepHandle(step, plan, self.jobs(), self.lease)
 
     def find(self, name: str) -> Step:
         """Return the step that a name means; see `step`."""

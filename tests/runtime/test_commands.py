@@ -214,7 +214,7 @@ def test_show_prints_the_card_of_a_model(churn: ProjectFolder) -> None:
     assert (churn.root / ".treadle/store" / card["shipped"] / "model").is_dir()
 
 
-# models, runs, debug, clean
+# models, runs, debug
 
 
 def test_models_lists_and_promotes(churn: ProjectFolder) -> None:
@@ -272,32 +272,6 @@ def test_debug_checks_everything(churn: ProjectFolder) -> None:
     assert [c["status"] for c in found["checks"] if c["check"] == "sources"] == ["error"]
     (churn.root / "treadle.yml").unlink()
     assert "error[TR001]" in churn.treadle("debug", code=2).stderr
-
-
-def test_clean_removes_what_nothing_stands_on(churn: ProjectFolder) -> None:
-    assert churn.treadle("clean", "--dry-run").stdout == "0 versions that nothing refers to, 0.0 MiB\n"
-    before = churn.metas()
-    churn.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
-    churn.build("spend")
-    churn.edit("features/spend.sql", "count(*) + 1 as n", "count(*) as n")
-    churn.build("spend")
-    [unused] = churn.json("clean")["versions"]
-    assert unused not in before
-    assert unused in churn.metas()
-    assert churn.treadle("clean", answers="n\n", code=0).stdout.startswith("1 versions that")
-    assert unused in churn.metas()
-    assert churn.json("clean", "--yes")["removed"] is True
-    assert churn.metas() == before
-    assert churn.reasons() == {}
-
-
-def test_clean_waits_for_a_run(make_project: MakeProject) -> None:
-    project = make_project("features")
-    with project.open() as workspace:
-        workspace.state.start_run("dev", "treadle build")
-        result = project.treadle("clean", "--yes", code=2)
-    assert "a run is in work" in result.stderr
-    project.treadle("clean", "--yes")
 
 
 # run --pdb

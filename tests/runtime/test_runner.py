@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pytest
 
 from treadle.errors import StoreError
 from treadle_runtime.schedule import needs
+from treadle_runtime.version import to_meta
 from treadle_runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -145,9 +148,11 @@ def test_unexpected_failure_is_told_and_goes_no_further(churn: ProjectFolder) ->
     with churn.open() as workspace:
         version = workspace.step("rows").version
         assert version is not None
-    data = version.folder / "data.arrow"
-    data.chmod(0o644)
-    data.write_bytes(b"?" * data.stat().st_size)
+    content = b"?" * version.bytes
+    part = replace(version.parts[0], digest=hashlib.sha256(content).hexdigest())  # written so, and no damage
+    for name, text in (("data.arrow", content), ("meta.json", to_meta(replace(version, parts=(part,))))):
+        (version.folder / name).chmod(0o644)
+        (version.folder / name).write_bytes(text)
     churn.edit("pipelines/churn.yml", "validation: 6d", "validation: 5d")
     churn.write("features/apart.sql", "select 1 as x")
     done = churn.build()

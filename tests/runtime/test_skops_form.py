@@ -149,7 +149,7 @@ def test_a_type_that_is_not_trusted_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "error[TR804]: a stored model cannot be read\n"
         "  m.changed: it holds types that are not trusted: ['os.system']\n"
-        "  fix: take away its version with treadle clean, and build again"
+        "  fix: delete the folder of its version in .treadle/store, then build again"
     )
 
 

@@ -246,7 +246,8 @@ def test_missing_and_shortened_parts_are_named(store: Store) -> None:
     (version.folder / "meta.json").unlink()
     with pytest.raises(StoreError, match=r"meta.json is missing") as caught:
         store.read(FP)
-    assert caught.value.problems[0].fix == "delete that folder: the next build makes it again"
+    fix = "run `treadle verify --repair`, then the same command: what was damaged is made again"
+    assert caught.value.problems[0].fix == fix
 
 
 def test_verify_finds_a_changed_part_of_equal_size(store: Store) -> None:

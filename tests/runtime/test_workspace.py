@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 import treadle
 from treadle.errors import ProjectError, UsageError
 from treadle.events import Published
-from treadle_runtime.housekeeping import find_unused, remove_unused
+from treadle_runtime.housekeeping import Terms, find_unused
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
@@ -269,35 +270,4 @@ def test_build_of_the_refit_alone_registers_its_model(make_project: MakeProject)
         [version] = workspace.registry.versions("churn", env="dev")
         published = workspace.state.environment("dev")
         assert (version.shipped, version.validate) == (published["churn.refit"], published["churn.validate"])
-        assert find_unused(workspace.store, workspace.state) == {}
-
-
-# clean
-
-
-def test_clean_keeps_what_was_published_while_it_asked(make_project: MakeProject) -> None:
-    project = make_project("features")
-    project.build()
-    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
-    project.build()
-    with project.open() as workspace:
-        [unused] = find_unused(workspace.store, workspace.state)
-        run_id = workspace.state.start_run("dev", "treadle build")
-        with pytest.raises(UsageError, match="a run is in work"):
-            remove_unused(workspace.store, workspace.state, [unused])
-        workspace.state.publish("dev", run_id, {"spend": unused})
-        workspace.state.finish_run(run_id, "passed")
-        assert remove_unused(workspace.store, workspace.state, [unused]) == []
-        assert workspace.store.read(unused) is not None
-        assert workspace.state.version(unused) is not None
-        [other] = find_unused(workspace.store, workspace.state)
-        assert remove_unused(workspace.store, workspace.state, [other, unused]) == [other]
-        assert workspace.store.read(other) is workspace.state.version(other) is None
-    assert not list((project.root / ".treadle/tmp").iterdir())
-
-
-def test_clean_passes_over_files_of_others(make_project: MakeProject) -> None:
-    project = make_project("features")
-    project.build()
-    project.write(".treadle/store/.DS_Store", "")
-    assert project.treadle("clean", "--yes").stdout == "0 versions that nothing refers to, 0.0 MiB\n"
+        assert not find_unused(workspace.store, workspace.state, Terms(timedelta(0))).versions

@@ -65,6 +65,6 @@ def debug(folder: Path, environment: str | None, variables: str | None, as_json:
         click.echo(line)
     for line in to_lines(checks):
         click.echo(line)
-    for problem in (problem for error in errors for problem in error.problems):
+    for problem in dict.fromkeys(problem for error in errors for problem in error.problems):
         print_problem(problem)
     return code

@@ -208,6 +208,6 @@ def _damaged(path: Path, why: str) -> StoreError:
             "TR804",
             "a stored model cannot be read",
             why=f"{path.name}: {why}",
-            fix="take away its version with treadle clean, and build again",
+            fix="delete the folder of its version in .treadle/store, then build again",
         )
     )

@@ -1,0 +1,122 @@
+"""treadle verify: read everything that is built, and say what is not as it was written."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from treadle_runtime.commands.options import (
+    json_option,
+    open_project,
+    project_options,
+    selection_options,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from treadle_runtime.verifying import Report, Wrong
+
+
+@click.command("verify")
+@selection_options
+@click.option("--repair", is_flag=True, help="Take damaged versions away: the next build makes them again")
+@threads_option
+@project_options
+@json_option
+def verify(
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    state: str | None,
+    repair: bool,
+    threads: int,
+    folder: Path,
+    environment: str | None,
+    variables: str | None,
+    as_json: bool,
+) -> int:
+    """Check every stored version, the state and the catalogs
+
+    All versions of all steps are read and compared with the digests that were written with them; the catalog of each
+    environment is made anew. Exit code 1: something is wrong, and is named with the command that sets it right.
+
+    \b
+    Examples:
+      treadle verify
+      treadle verify --select spend+ --repair
+    """
+    from treadle import select as selection
+    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.verifying import verify as check
+
+    with open_project(folder, environment, variables) as workspace:
+        compared = workspace.compare(state) if selection.uses_state((*select, *exclude)) else None
+        chosen = selection.select(workspace.graph, select, exclude, compared=compared)
+        steps = chosen if select or exclude else None
+        report = check(workspace, steps=steps, threads=threads, repair=repair)
+        commands = _next(report, workspace.environment)
+        if as_json:
+            print_json(_to_json(report, commands))
+        else:
+            for line in _to_lines(report, commands):
+                click.echo(line)
+    return 0 if report.is_sound else 1
+
+
+def _to_json(report: Report, commands: list[str]) -> dict[str, Any]:
+    return {
+        "sound": report.is_sound,
+        "state": [problem.to_json() for problem in report.state],
+        "versions": len(report.checked),
+        "bytes": sum(report.checked.values()),
+        "wrong": [vars(each) for each in report.wrong],
+        "catalogs": {env: problem.to_json() if problem else None for env, problem in report.catalogs.items()},
+        "next": commands,
+    }
+
+
+def _to_lines(report: Report, commands: list[str]) -> list[str]:
+    from treadle_runtime.commands.console import to_lines
+    from treadle_runtime.commands.story import mebibytes
+
+    n_bad = sum(each.fingerprint in report.checked for each in report.wrong)
+    size = mebibytes(sum(report.checked.values()))
+    rows = [
+        ("state", report.state[0].why.splitlines()[0] if report.state else "ok"),
+        ("versions", f"{len(report.checked) - n_bad:,} of {len(report.checked):,} are as they were written, {size}"),
+    ]
+    for env, problem in report.catalogs.items():
+        rows.append((f"catalog of {env}", "made anew" if problem is None else f"not made: {problem.what}"))
+    lines = to_lines(rows)
+    table = [(_status(each), each.step or "unknown", each.fingerprint[:12], _users(each)) for each in report.wrong]
+    for line, each in zip(to_lines(table), report.wrong, strict=True):
+        lines += [line, f"  {each.why}"]
+    for problem in (*report.state, *filter(None, report.catalogs.values())):
+        lines += ["", *problem.to_text().splitlines()]
+    return lines + [f"{'next' if n == 0 else ' or '}: {command}" for n, command in enumerate(commands)]
+
+
+def _status(wrong: Wrong) -> str:
+    return "withdrawn" if wrong.is_withdrawn else wrong.status
+
+
+def _users(wrong: Wrong) -> str:
+    users = [f"in {env}" for env in wrong.environments] + list(wrong.models)
+    if wrong.is_lost:
+        users.append("no build makes it again: promote another version")
+    users += [f"not withdrawn: {holder} reads it" for holder in wrong.holders]
+    return ", ".join(users) or "nothing refers to it"
+
+
+def _next(report: Report, environment: str) -> list[str]:
+    """Return what to paste: the repair, then a build of what is missing in each environment."""
+    commands = []
+    if any(each.status == "damaged" and not each.is_withdrawn for each in report.wrong):
+        commands.append("treadle verify --repair")
+    for env in sorted({env for each in report.wrong for env in each.environments}):
+        names = " ".join(sorted({each.step for each in report.wrong if env in each.environments}))
+        option = "" if env == environment else f" --env {env}"
+        commands.append(f"treadle build{option} --select {shlex.quote(names)}")
+    return [" && ".join(commands)] if commands else []

@@ -1,0 +1,132 @@
+"""Catalogs that were replaced while somebody had them open: their readers still query the versions of then.
+
+    .treadle/catalogs/<env>-<n>.duckdb   a second name of the replaced file
+    .treadle/catalogs/<env>-<n>.json     a second name of its stamp, which holds the fingerprints that it shows
+
+A replaced catalog is opened by nobody anew, so once it is closed it stays closed, and both names are removed.
+
+DuckDB holds an fcntl lock on a file that it has open. Such a lock belongs to the process, and closing any other
+descriptor of the file drops it: a file that this process has open itself is recognised by its descriptors, and
+never opened a second time to try its lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_FINGERPRINT = re.compile(rb'"([0-9a-f]{64})"')
+
+
+@contextmanager
+def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
+    """Replace a catalog in the block; keep the old file if somebody has it open.
+
+    Args:
+        catalog: its file; need not exist yet.
+        stamp: the file beside it that holds its fingerprints.
+    """
+    folder = catalog.parent / "catalogs"
+    forget_closed(catalog.parent)
+    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*-*.duckdb")]
+    name = f"{catalog.stem}-{max(numbers, default=0) + 1}"
+    kept = folder / f"{name}.duckdb"
+    # On a file system without second names its readers are protected by the grace period of `clean` alone.
+    with suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        os.link(stamp, kept.with_suffix(".json"))
+        os.link(catalog, kept)
+    try:
+        yield
+    finally:
+        if not (_is_open_here(kept) or _is_locked(kept)):
+            _forget(kept)
+
+
+def shown_fingerprints(root: Path, *, closed: frozenset[Path] = frozenset()) -> frozenset[str]:
+    """Return what the catalogs show that can be read now: those of today, and replaced ones that are open.
+
+    Args:
+        root: the project's `.treadle` folder.
+        closed: replaced catalogs that are known to be closed, see `find_closed`.
+    """
+    stamps = [path for path in root.glob("*.catalog.json") if (root / f"{path.name[:-13]}.duckdb").exists()]
+    stamps += [path.with_suffix(".json") for path in _kept(root) if path not in closed]
+    found: set[str] = set()
+    for stamp in stamps:
+        with suppress(FileNotFoundError):
+            found.update(match.decode() for match in _FINGERPRINT.findall(stamp.read_bytes()))
+    return frozenset(found)
+
+
+def find_closed(root: Path) -> frozenset[Path]:
+    """Return the replaced catalogs that nobody has open any more."""
+    kept = _kept(root)
+    inodes = _open_inodes() if kept else frozenset()
+    return frozenset(path for path in kept if not (_is_open_here(path) or _inode(path) in inodes or _is_locked(path)))
+
+
+def forget_closed(root: Path) -> None:
+    """Remove the replaced catalogs that nobody has open any more."""
+    for path in find_closed(root):
+        _forget(path)
+
+
+def _kept(root: Path) -> list[Path]:
+    return sorted((root / "catalogs").glob("*.duckdb"))
+
+
+def _forget(kept: Path) -> None:
+    kept.unlink(missing_ok=True)
+    kept.with_suffix(".json").unlink(missing_ok=True)
+    with suppress(OSError):  # it holds others
+        kept.parent.rmdir()
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether another process holds a lock on a file that this process does not have open."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_open_here(path: Path) -> bool:
+    wanted = _inode(path)
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # the descriptor of the listing itself
+            found = os.fstat(int(name))
+            if (found.st_dev, found.st_ino) == wanted:
+                return True
+    return False
+
+
+def _open_inodes() -> frozenset[tuple[int, int]]:
+    """Return the files that processes of this user have open, where the system tells: a lock may have been dropped."""
+    found: set[tuple[int, int]] = set()
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):  # another user's, or it ended
+            for descriptor in os.scandir(folder):
+                with suppress(OSError):
+                    target = descriptor.stat()
+                    found.add((target.st_dev, target.st_ino))
+    return frozenset(found)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,88 @@
+"""What refers to which stored version, and which versions something referred to until lately."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from treadle_runtime import leases, oldcatalogs
+from treadle_runtime.state import State
+from treadle_runtime.store import Store
+
+REASONS: Mapping[str, str] = {
+    "published": "in an environment or the registry",
+    "history": "to roll back to",
+    "run": "for a run in work",
+    "reader": "for a reader",
+    "catalog": "in an open catalog",
+}
+"""Reason -> the words for it, the strongest first."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Versions that are needed.
+
+    Attributes:
+        reason: a key of `REASONS`.
+        holder: the run or the reader, in words; empty otherwise.
+    """
+
+    reason: str
+    fingerprints: frozenset[str]
+    holder: str = ""
+
+
+def find_references(store: Store, state: State, *, publications: int, closed: frozenset[Path]) -> list[Reference]:
+    """Return all that refers to versions, in the order of `REASONS`; complete under the state's write lock.
+
+    Args:
+        publications: how many of the last publications of each environment can be rolled back.
+        closed: replaced catalogs that are known to be closed, see `oldcatalogs`.
+    """
+    return [
+        Reference("published", frozenset(state.in_use())),
+        Reference("history", _history(state, publications)),
+        *(Reference("run", each.fingerprints, each.name) for each in leases.held_by_runs(state)),
+        *(Reference("reader", each.fingerprints, each.name) for each in leases.held_by_readers(store.root)),
+        Reference("catalog", oldcatalogs.shown_fingerprints(store.root, closed=closed)),
+    ]
+
+
+def find_recent(store: Store, state: State, fingerprints: Iterable[str], *, since: datetime) -> frozenset[str]:
+    """Return which of the fingerprints were built, or left an environment, at or after a moment."""
+    moment = since.astimezone(UTC).isoformat(timespec="microseconds")
+    rows = state.read("SELECT changes FROM publications WHERE at >= ?", (moment,))
+    left = _replaced(row["changes"] for row in rows)
+    built = {
+        row["fingerprint"]: row["created_at"] for row in state.read("SELECT fingerprint, created_at FROM versions")
+    }
+
+    def is_recent(fingerprint: str) -> bool:
+        if fingerprint in left:
+            return True
+        if fingerprint in built:
+            return bool(built[fingerprint] >= moment)
+        try:  # a version whose run was killed before it was recorded
+            return store.folder_of(fingerprint).stat().st_mtime >= since.timestamp()
+        except FileNotFoundError:
+            return False
+
+    return frozenset(filter(is_recent, fingerprints))
+
+
+def _history(state: State, publications: int) -> frozenset[str]:
+    """Return what the last publications replaced, in environments that still have a map."""
+    query = """
+        SELECT changes FROM (
+          SELECT env, changes, row_number() OVER (PARTITION BY env ORDER BY id DESC) AS n FROM publications
+        ) WHERE n <= ? AND env IN (SELECT env FROM environments)"""
+    return _replaced(row["changes"] for row in state.read(query, (publications,)))
+
+
+def _replaced(changes: Iterable[str]) -> frozenset[str]:
+    found = (before for each in changes for before, _ in json.loads(each).values())
+    return frozenset(before for before in found if before is not None)

@@ -1,0 +1,168 @@
+"""Is everything as it was written? The state's file, every part by its digest, what refers to what; catalogs anew.
+
+state -> versions (threads) -> what is missing -> with repair: what is damaged is withdrawn -> catalogs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from treadle.errors import Problem, StoreError
+from treadle_runtime import disk, leases
+from treadle_runtime.state import State
+from treadle_runtime.store import Store
+from treadle_runtime.views import write_views
+from treadle_runtime.workspace import Workspace
+
+_MODEL_COLUMNS = ("choose", "twin", "shipped", "validate", "evaluate", "split", "dataset")
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A version that is not as it was written.
+
+    Attributes:
+        status: `damaged`; `missing`, though something refers to it; `newer`, written by a later Treadle.
+        step: id of the step that made it; empty where that is not recorded.
+        why: what was found.
+        environments: whose map holds it: a build there makes it again.
+        models: model versions that stand on it, as in `churn version 2`.
+        holders: runs and readers for whose sake it was not withdrawn.
+        is_withdrawn: whether it was taken out of the store, so that the next build makes it again.
+    """
+
+    fingerprint: str
+    status: Literal["damaged", "missing", "newer"]
+    step: str = ""
+    why: str = ""
+    environments: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    is_withdrawn: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no build makes it again although a model version stands on it."""
+        return bool(self.models) and not self.environments
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it can harm nobody, and a build makes it again where it is needed."""
+        return not self.is_lost and (self.is_withdrawn or self.status == "missing")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        state: what is wrong with the state's file.
+        checked: fingerprint -> bytes of the versions that were read.
+        wrong: by step.
+        catalogs: environment -> why its catalog could not be made anew; None where it was.
+        is_repaired: whether what is damaged was to be withdrawn.
+    """
+
+    state: tuple[Problem, ...]
+    checked: Mapping[str, int]
+    wrong: tuple[Wrong, ...]
+    catalogs: Mapping[str, Problem | None]
+    is_repaired: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong, or after a repair nothing that a build does not set right."""
+        if self.state or any(self.catalogs.values()):
+            return False
+        return all(self.is_repaired and each.is_settled for each in self.wrong)
+
+
+def verify(
+    workspace: Workspace,
+    *,
+    steps: frozenset[str] | None = None,
+    threads: int = 2,
+    repair: bool = False,
+) -> Report:
+    """Check the state, the store and what refers to it; make the catalogs anew.
+
+    Args:
+        workspace: the open project.
+        steps: ids of the steps whose versions are looked at; None for all versions, and the catalogs.
+        threads: how many versions are read at once.
+        repair: take damaged versions out of the store.
+    """
+    store, state = workspace.store, workspace.state
+    problems = tuple(state.find_damage())
+    names = state.step_names()
+    chosen = {fp for fp in store.fingerprints() if steps is None or names.get(fp) in steps}
+    sizes = {fingerprint: store.size_of(fingerprint) for fingerprint in chosen}
+    found = [*_find_damaged(store, chosen, threads), *_find_missing(store, state, names)]
+    wrong = [_described(state, replace(each, step=names.get(each.fingerprint, ""))) for each in found]
+    wrong = [each for each in wrong if steps is None or each.step in steps]
+    wrong.sort(key=lambda each: (each.step, each.fingerprint))
+    if repair:
+        wrong = _withdraw(store, state, wrong)
+    catalogs = _rebuild_catalogs(state, store) if steps is None else {}
+    return Report(problems, sizes, tuple(wrong), catalogs, repair)
+
+
+def _find_damaged(store: Store, fingerprints: Iterable[str], threads: int) -> list[Wrong]:
+    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+        found = pool.map(lambda fingerprint: _check(store, fingerprint), sorted(fingerprints))
+        return [wrong for wrong in found if wrong is not None]
+
+
+def _check(store: Store, fingerprint: str) -> Wrong | None:
+    try:
+        version = store.read(fingerprint)
+        problems = store.verify(version) if version is not None else []
+    except StoreError as error:
+        problems = list(error.problems)
+    if not problems or not store.folder_of(fingerprint).exists():  # `treadle clean` took it meanwhile
+        return None
+    why = "; ".join(problem.why.splitlines()[-1] for problem in problems)
+    return Wrong(fingerprint, "newer" if problems[0].code == "TR801" else "damaged", why=why)
+
+
+def _find_missing(store: Store, state: State, names: Mapping[str, str]) -> list[Wrong]:
+    """Return what is referred to and does not stand; a view is in an environment's map and never recorded."""
+    published = {row[0] for row in state.read("SELECT fingerprint FROM environments")} & names.keys()
+    registered = {fp for row in state.read(f"SELECT {', '.join(_MODEL_COLUMNS)} FROM model_versions") for fp in row}
+    absent = (published | registered) - store.fingerprints()
+    return [Wrong(fingerprint, "missing", why="it is not in the store") for fingerprint in absent]
+
+
+def _described(state: State, wrong: Wrong) -> Wrong:
+    """Return what is wrong with whom it concerns."""
+    query = "SELECT DISTINCT env FROM environments WHERE fingerprint = ? ORDER BY env"
+    environments = tuple(row["env"] for row in state.read(query, (wrong.fingerprint,)))
+    query = f"SELECT pipeline, number FROM model_versions WHERE ? IN ({', '.join(_MODEL_COLUMNS)}) ORDER BY 1, 2"
+    models = tuple(f"{pipeline} version {number}" for pipeline, number in state.read(query, (wrong.fingerprint,)))
+    return replace(wrong, environments=environments, models=models)
+
+
+def _withdraw(store: Store, state: State, wrong: Iterable[Wrong]) -> list[Wrong]:
+    """Take damaged versions out of the store, but for those that a run or a reader works with at this moment."""
+    settled = []
+    with state.transaction():
+        holders = [*leases.held_by_runs(state), *leases.held_by_readers(store.root)]
+        for each in wrong:
+            names = tuple(holder.name for holder in holders if each.fingerprint in holder.fingerprints)
+            may_go = each.status == "damaged" and not names
+            settled.append(replace(each, holders=names, is_withdrawn=may_go))
+        folders = store.withdraw(each.fingerprint for each in settled if each.is_withdrawn)
+    for folder in folders:
+        disk.remove(folder)
+    return settled
+
+
+def _rebuild_catalogs(state: State, store: Store) -> dict[str, Problem | None]:
+    found: dict[str, Problem | None] = {}
+    for row in state.read("SELECT DISTINCT env FROM environments ORDER BY env"):
+        problems = write_views(state, store, row["env"], anew=True)
+        found[row["env"]] = problems[0] if problems else None
+    return found

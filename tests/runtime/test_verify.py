@@ -1,0 +1,285 @@
+"""`treadle verify`: what is not as it was written is found, named, and made again; and nothing learns from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import MakeProject, ProjectFolder
+
+
+def fingerprint_of(project: ProjectFolder, step: str, env: str = "dev") -> str:
+    with project.open() as workspace:
+        return workspace.state.environment(env)[step]
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one bit of a file and nothing else: neither its size nor its time."""
+    times = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def part_of(project: ProjectFolder, step: str) -> Path:
+    folder = project.root / ".treadle/store" / fingerprint_of(project, step)
+    return next(path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "meta.json")
+
+
+# nothing is wrong
+
+
+def test_sound_project(churn: ProjectFolder) -> None:
+    n = len(churn.metas())
+    result = churn.run("verify")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "state           ok"
+    assert lines[1].startswith(f"versions        {n} of {n} are as they were written, 0.")
+    assert lines[2:] == ["catalog of dev  made anew"]
+    assert result.stderr == ""
+    found = churn.json("verify")
+    assert (found["sound"], found["versions"], found["wrong"], found["next"]) == (True, n, [], [])
+
+
+def test_project_without_any_build(make_project: MakeProject) -> None:
+    project = make_project("features")
+    assert project.treadle("verify").stdout == "state     ok\nversions  0 of 0 are as they were written, 0.0 MiB\n"
+
+
+# versions
+
+
+def test_flipped_byte_is_found_named_and_made_again(churn: ProjectFolder) -> None:
+    before, fingerprint = churn.metas(), fingerprint_of(churn, "spend")
+    part = part_of(churn, "spend")
+    flip(part, part.stat().st_size // 2)
+    result = churn.treadle("verify", code=1)
+    lines = result.stdout.splitlines()
+    assert f" {len(before) - 1} of {len(before)} are as they were written" in lines[1]
+    assert lines[3].split() == ["damaged", "spend", fingerprint[:12], "in", "dev"]
+    assert lines[4].startswith("  part-0.parquet has sha256 ")
+    assert lines[5] == "next: treadle verify --repair && treadle build --select spend"
+    assert churn.metas() == before
+
+    result = churn.treadle("verify", "--repair")
+    lines = result.stdout.splitlines()
+    assert lines[3].split() == ["withdrawn", "spend", fingerprint[:12], "in", "dev"]
+    assert lines[-1] == "next: treadle build --select spend"
+    assert set(before) - set(churn.metas()) == {fingerprint}
+    churn.treadle("build", "--select", "spend")
+    assert churn.metas() == before
+    churn.treadle("verify")
+    assert churn.leftovers() == []
+
+
+def test_every_flipped_bit_of_any_file_is_found(churn: ProjectFolder) -> None:
+    rng = random.Random(5)
+    files = [path for path in sorted((churn.root / ".treadle/store").rglob("*")) if path.is_file()]
+    for path in rng.sample(files, 12):
+        position = rng.randrange(path.stat().st_size - 1)  # the line's end of meta.json says nothing
+        flip(path, position)
+        [wrong] = churn.json("verify", code=1)["wrong"]
+        assert (wrong["status"], wrong["fingerprint"]) == ("damaged", path.relative_to(churn.root).parts[2])
+        flip(path, position)
+    assert churn.json("verify")["sound"]
+
+
+def test_missing_version_is_made_again(churn: ProjectFolder) -> None:
+    before = churn.metas()
+    for step in ("rows", "churn.refit"):
+        shutil.rmtree(churn.root / ".treadle/store" / fingerprint_of(churn, step))
+    found = churn.json("verify", code=1)
+    assert [(each["status"], each["step"]) for each in found["wrong"]] == [
+        ("missing", "churn.refit"),
+        ("missing", "rows"),
+    ]
+    assert found["wrong"][0]["models"] == ["churn version 1"]
+    assert found["next"] == ["treadle build --select 'churn.refit rows'"]
+    churn.treadle("build", "--select", "churn.refit rows")
+    assert churn.metas() == before
+    assert churn.json("verify")["sound"]
+
+
+def test_model_that_no_build_makes_again_is_named(churn: ProjectFolder) -> None:
+    old = fingerprint_of(churn, "churn.refit")
+    churn.edit(
+        "models/churn.yml",
+        "trainer: sklearn.logistic_regression",
+        "trainer: sklearn.logistic_regression, params: {C: 0.5}",
+    )
+    churn.build()
+    flip(part_of(churn, "churn.refit").parents[2] / old / "model/model.json", 5)
+    [wrong] = churn.json("verify", code=1)["wrong"]
+    assert (wrong["environments"], wrong["models"]) == ([], ["churn version 1"])
+    result = churn.treadle("verify", "--repair", code=1)
+    assert "churn version 1, no build makes it again: promote another version" in result.stdout
+    [wrong] = churn.json("verify", "--repair", code=1)["wrong"]
+    assert wrong["status"] == "missing"
+
+
+def test_damaged_version_that_nothing_refers_to(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    old = part_of(project, "spend")
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    project.build()
+    flip(old, 20)
+    result = project.treadle("verify", code=1)
+    assert "nothing refers to it" in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: treadle verify --repair"
+    assert "next" not in project.treadle("verify", "--repair").stdout
+    assert project.json("verify")["sound"]
+
+
+def test_version_of_a_newer_treadle_is_not_withdrawn(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    meta = part_of(project, "spend").with_name("meta.json")
+    meta.chmod(0o644)
+    meta.write_text(json.dumps({"format": 99}))
+    [wrong] = project.json("verify", "--repair", code=1)["wrong"]
+    assert (wrong["status"], wrong["is_withdrawn"]) == ("newer", False)
+    assert wrong["why"] == "its format is 99, this Treadle reads up to 1"
+    assert meta.exists()
+
+
+def test_selection_reads_only_what_it_names(churn: ProjectFolder) -> None:
+    flip(part_of(churn, "profile"), 30)
+    found = churn.json("verify", "--select", "spend+", "--exclude", "churn")
+    assert found["sound"]
+    assert 0 < found["versions"] < len(churn.metas())
+    assert found["catalogs"] == {}
+    found = churn.json("verify", "--select", "profile", code=1)
+    assert (found["versions"], [each["step"] for each in found["wrong"]]) == (1, ["profile"])
+
+
+def test_version_that_somebody_reads_is_not_withdrawn(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    part = part_of(project, "spend")
+    flip(part, 30)
+    with project.open(command="treadle show spend") as workspace:
+        workspace.step("spend")
+        result = project.treadle("verify", "--repair", code=1)
+        assert "treadle show spend reads it" in result.stdout
+        assert part.exists()
+    project.treadle("verify", "--repair")
+    assert not part.exists()
+
+
+# state
+
+
+def test_damage_of_the_state_is_found(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    path = project.root / ".treadle/state.db"
+    con = sqlite3.connect(path)
+    con.execute("PRAGMA foreign_keys = OFF")
+    con.execute("DELETE FROM runs")
+    con.commit()
+    con.close()
+    result = project.treadle("verify", code=1)
+    assert result.stdout.splitlines()[0].endswith(".treadle/state.db: run_steps: a row refers to runs")
+    assert "error[TR804]: the state is damaged" in result.stdout
+    assert project.json("verify", code=1)["state"][0]["code"] == "TR804"
+
+
+def test_damaged_index_of_the_state_is_found(make_project: MakeProject) -> None:
+    """A page that no query of a build happens to read."""
+    project = make_project("features")
+    project.build()
+    path = project.root / ".treadle/state.db"
+    con = sqlite3.connect(path)
+    [page] = con.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_runs_1'").fetchone()
+    [size] = con.execute("PRAGMA page_size").fetchone()
+    con.close()
+    content = bytearray(path.read_bytes())
+    start = (page - 1) * size
+    content[start : start + size] = bytes([10, 0, 0, 0, 0, 16, 0, 0]) + bytes(size - 8)  # an index without entries
+    path.write_bytes(content)
+    assert project.build("spend").outcome.published
+    assert project.json("verify", code=1)["state"][0]["code"] == "TR804"
+
+
+# catalogs
+
+
+def views(project: ProjectFolder, env: str = "dev") -> set[str]:
+    with duckdb.connect(str(project.root / f".treadle/{env}.duckdb"), read_only=True) as con:
+        return {row[0] for row in con.sql("select view_name from duckdb_views() where not internal").fetchall()}
+
+
+def test_catalogs_of_all_environments_are_made_from_nothing(make_project: MakeProject) -> None:
+    view = {
+        "features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('orders') }} where amount > 50"
+    }
+    project = make_project("features", view, {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    project.treadle("build", "--env", "prod")
+    with duckdb.connect(str(project.root / ".treadle/prod.duckdb")) as con:
+        con.execute("drop view spend; drop view big; create table planted as select 1")
+    (project.root / ".treadle/dev.duckdb").write_bytes(b"no catalog at all")
+    found = project.json("verify")
+    assert found["catalogs"] == {"dev": None, "prod": None}
+    assert views(project) == views(project, "prod") == {"orders", "spend", "big"}
+    with duckdb.connect(str(project.root / ".treadle/prod.duckdb"), read_only=True) as con:
+        assert con.sql("select count(*) > 0 from big").fetchall() == [(True,)]
+        assert con.sql("select table_name from duckdb_tables()").fetchall() == []
+
+
+def test_catalog_that_cannot_be_made_is_named(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    project.write("features/bad.sql", "select * from {{ ref('ordrs') }}")
+    result = project.treadle("verify", code=1)
+    assert 'catalog of dev  not made: table "ordrs" is not defined' in result.stdout
+    assert "error[TR104]" in result.stdout
+    assert views(project) == {"orders", "spend"}  # what stands still answers
+
+
+# before it does harm
+
+
+@pytest.mark.parametrize(
+    ("damaged", "edit", "reader"),
+    [
+        ("spend", ("models/churn.yml", "[spend, profile]", "[{spend: {columns: [total]}}, profile]"), "rows"),
+        ("rows", ("models/churn.yml", "max_depth: 2", "max_depth: 3"), "churn.tree.train"),
+        ("churn.linear.train", ("pipelines/churn.yml", "[roc_auc, brier]", "[roc_auc]"), "churn.linear.evaluate"),
+    ],
+)
+def test_nothing_learns_from_a_flipped_byte(
+    churn: ProjectFolder, damaged: str, edit: tuple[str, str, str], reader: str
+) -> None:
+    part = part_of(churn, damaged)
+    flip(part, part.stat().st_size // 2)
+    published = environment(churn)
+    churn.edit(*edit)
+    result = churn.treadle("build", "--threads", "1", code=1)
+    fingerprint = part.relative_to(churn.root / ".treadle/store").parts[0]
+    assert f'error[TR804]: the stored version "{fingerprint[:12]}" is damaged\n' in result.stderr
+    assert f"\n  read by {reader}\n" in result.stderr
+    assert result.stderr.endswith(
+        "  fix: run `treadle verify --repair`, then the same command: what was damaged is made again\n"
+    )
+    assert environment(churn) == published
+    churn.treadle("verify", "--repair")
+    churn.treadle("build", "--threads", "1")
+    assert churn.json("verify")["sound"]
+
+
+def environment(project: ProjectFolder) -> dict[str, Any]:
+    with project.open() as workspace:
+        return dict(workspace.state.environment("dev"))
