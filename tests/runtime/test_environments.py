@@ -386,7 +386,7 @@ def test_rollback_refuses_what_does_not_hold(shop: ProjectFolder) -> None:
     shop.edit("features/recent.sql", "200", "201")
     shop.build()
     now = maps(shop)["dev"]
-    shop.treadle("clean", "--yes")
+    shop.treadle("clean", "--older-than", "0s", "--keep", "0", "--yes")
     first = history(shop)[-1]["id"]
     assert told(shop, "env", "rollback", "dev") == (
         f'error[TR807]: the map of "dev" after publication {first} names 3 versions that are not in the store\n'

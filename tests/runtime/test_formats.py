@@ -168,7 +168,7 @@ def test_newer_version_in_the_store_is_refused(old: ProjectFolder) -> None:
     meta = old.root / ".treadle/store" / fingerprint / "meta.json"
     meta.chmod(0o644)
     meta.write_text(json.dumps({"format": NUMBERS["store"] + 1}))
-    result = old.treadle("build", code=1)
+    result = old.treadle("show", "spend", code=1)
     assert result.stderr.endswith(
         f'error[TR801]: the stored version "{fingerprint[:12]}" was written by a newer Treadle\n'
         f"  its format is {NUMBERS['store'] + 1}, this Treadle reads up to {NUMBERS['store']}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_damage_of_the_state_is_found(make_project: MakeProject) -> None:
     con.commit()
     con.close()
     result = project.treadle("verify", code=1)
-    assert result.stdout.splitlines()[0].endswith(".treadle/state.db: run_steps: a row refers to runs")
+    assert re.search(r"\.treadle/state\.db: \w+: a row refers to runs", result.stdout.splitlines()[0])
     assert "error[TR804]: the state is damaged" in result.stdout
     assert project.json("verify", code=1)["state"][0]["code"] == "TR804"
 
@@ -239,14 +240,13 @@ def test_catalogs_of_all_environments_are_made_from_nothing(make_project: MakePr
         assert con.sql("select table_name from duckdb_tables()").fetchall() == []
 
 
-def test_catalog_that_cannot_be_made_is_named(make_project: MakeProject) -> None:
+def test_catalog_is_made_anew_while_the_project_is_broken(make_project: MakeProject) -> None:
     project = make_project("features")
     project.build()
     project.write("features/bad.sql", "select * from {{ ref('ordrs') }}")
-    result = project.treadle("verify", code=1)
-    assert 'catalog of dev  not made: table "ordrs" is not defined' in result.stdout
-    assert "error[TR104]" in result.stdout
-    assert views(project) == {"orders", "spend"}  # what stands still answers
+    (project.root / ".treadle/dev.duckdb").write_bytes(b"no database")
+    assert "catalog of dev  made anew" in project.treadle("verify").stdout
+    assert views(project) == {"orders", "spend"}
 
 
 # before it does harm

@@ -48,15 +48,17 @@ def verify(
       treadle verify --select spend+ --repair
     """
     from treadle import select as selection
+    from treadle.projectfile import read_environments
     from treadle_runtime.commands.console import print_json
     from treadle_runtime.verifying import verify as check
 
     with open_project(folder, environment, variables) as workspace:
-        compared = workspace.compare(state) if selection.uses_state((*select, *exclude)) else None
-        chosen = selection.select(workspace.graph, select, exclude, compared=compared)
-        steps = chosen if select or exclude else None
+        steps = None
+        if select or exclude:
+            compared = workspace.compare(state) if selection.uses_state((*select, *exclude)) else None
+            steps = selection.select(workspace.graph, select, exclude, compared=compared)
         report = check(workspace, steps=steps, threads=threads, repair=repair)
-        commands = _next(report, workspace.environment)
+        commands = _next(report, environment or read_environments(workspace.root).default)
         if as_json:
             print_json(_to_json(report, commands))
         else:
