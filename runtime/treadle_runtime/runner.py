@@ -70,6 +70,7 @@ class Runner:
 
     def _build(self, run: Run, waiting: Mapping[str, PlannedStep], ledger: Ledger) -> None:
         with self.store.scratch() as scratch:
+            (self.store.root / "store").mkdir(exist_ok=True)  # allowed as a folder, from the first connection on
             in_place = [path for one in self.maker.observed.values() for path in one.files(self.maker.root)]
             allowed = (self.store.root / "store", self.store.root / "tmp", *in_place)
             self.sessions = Sessions(scratch, allowed)

@@ -478,7 +478,7 @@ def test_parent_that_is_not_built_is_read_from_the_other_environment(good: Files
     found = {planned.step.id: (planned.action, planned.reason) for planned in plan}
     assert found == {
         "carrier_history": ("reuse", "deferred to production"),
-        "arrivals": ("build", 'columns: ["hour","distance"] -> ["hour"]'),
+        "arrivals": ("build", 'columns[1]: "distance" -> nothing'),
     }
     assert {planned.step.id for planned in plan} & plan.deferred == {"carrier_history"}
     assert plan.identities["carrier_history"].fingerprint == there["carrier_history"]
