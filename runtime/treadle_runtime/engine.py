@@ -216,7 +216,12 @@ def write_arrow(
 
 def describe(con: Connection, sql: str) -> list[tuple[str, str]]:
     """Return (name, DuckDB type) of a query's columns; a repeated name gets a number, as in a table."""
-    found = con.sql(f"select * from (\n{sql}\n)")
+    select = f"select * from (\n{sql}\n)"
+    try:
+        found = con.sql(select)  # in two thirds of the time of `describe`, which says where an error stands
+    except duckdb.Error:
+        con.execute(f"describe {select}")
+        raise
     return [(name, str(kind)) for name, kind in zip(found.columns, found.types, strict=True)]
 
 

@@ -406,8 +406,8 @@ def test_damaged_version_is_named(make_project: MakeProject) -> None:
     part = version.folder / version.parts[0].name
     part.chmod(0o644)
     part.write_bytes(b"x")
-    with pytest.raises(StoreError) as caught:
-        project.build()
+    with project.open() as workspace, pytest.raises(StoreError) as caught:
+        workspace.step("spend").sample(1)
     assert caught.value.problems[0].code == "TR804"
     shutil.rmtree(version.folder)
     assert project.build().of("built") == {"spend"}
