@@ -39,6 +39,7 @@ REVISIONS: Mapping[str, int] = {
 
 _NOTHING: Mapping[str, str] = {}
 _MAX_LEAVES = 3
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
 
 
 class Identity(Struct, frozen=True, gc=False):
@@ -154,7 +155,7 @@ def _computed_text_of(kind: Kind, distributions: tuple[str, ...], is_python: boo
 
 def to_canonical_json(value: Any) -> str:
     """Return JSON that is equal for equal values: sorted keys, no blanks."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+    return _CANONICAL.encode(value)
 
 
 @cache
