@@ -17,10 +17,11 @@ import duckdb
 from treadle.errors import Problem, StepError
 from treadle.names import close_match
 from treadle_runtime.diagnosis import explain
-from treadle_runtime.engine import Connection, describe, escape_glob
+from treadle_runtime.engine import Connection, describe
 from treadle_runtime.sources import Observed, check_unchanged
 from treadle_runtime.textfile import csv_sql, json_sql, read_dialect
 from treadle_runtime.types import parse_type, quote_name, quote_text
+from treadle_runtime.viewsql import escape_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

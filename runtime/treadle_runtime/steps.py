@@ -18,6 +18,7 @@ from treadle_runtime.job import Job, Made
 from treadle_runtime.sample import fetch_sample
 from treadle_runtime.session import Lend, create_relations, lend_new
 from treadle_runtime.store import Column
+from treadle_runtime.viewsql import is_disk_full
 
 if TYPE_CHECKING:
     from treadle_runtime.store import JSON
@@ -43,7 +44,7 @@ def run_job(job: Job, lend: Lend = lend_new) -> Made:
     except (TreadleError, OSError):
         raise
     except duckdb.Error as error:
-        if engine.is_disk_full(error):
+        if is_disk_full(error):
             raise StoreError(disk_full(job.folder, "No space left on device")) from error
         raise engine.sql_error(error, name_of(job.step), job.step.where) from error
     except Exception as error:
