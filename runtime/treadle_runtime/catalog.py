@@ -23,6 +23,7 @@ import duckdb
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
+from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.lock import hold_lock
 from treadle_runtime.oldcatalogs import kept_for_readers
 from treadle_runtime.stamp import (
@@ -38,7 +39,7 @@ from treadle_runtime.stamp import (
 )
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.version import Version
-from treadle_runtime.viewsql import escape_glob, is_disk_full, view_sql
+from treadle_runtime.viewsql import escape_glob, view_sql
 
 _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}

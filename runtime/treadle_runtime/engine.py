@@ -21,9 +21,10 @@ import pyarrow as pa
 from treadle.errors import Location, Problem, StepError, StoreError
 from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
+from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.types import StoredColumn, quote_name, quote_text, stored_columns
 from treadle_runtime.version import Column, Version
-from treadle_runtime.viewsql import escape_glob, is_disk_full, view_sql
+from treadle_runtime.viewsql import escape_glob, view_sql
 
 PART = "part-0.parquet"
 Connection: TypeAlias = duckdb.DuckDBPyConnection

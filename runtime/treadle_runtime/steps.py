@@ -13,12 +13,12 @@ from treadle.errors import Problem, StepError, StoreError, TreadleError
 from treadle_runtime import datasets, engine, readers, usercode
 from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.disk import disk_full
+from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.features import name_of, run_function, run_query
 from treadle_runtime.job import Job, Made
 from treadle_runtime.sample import fetch_sample
 from treadle_runtime.session import Lend, create_relations, lend_new
 from treadle_runtime.store import Column
-from treadle_runtime.viewsql import is_disk_full
 
 if TYPE_CHECKING:
     from treadle_runtime.store import JSON
