@@ -23,7 +23,7 @@ import duckdb
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
-from treadle_runtime.engine import Connection, escape_glob, is_disk_full, view_sql
+from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.lock import hold_lock
 from treadle_runtime.oldcatalogs import kept_for_readers
 from treadle_runtime.stamp import (
@@ -39,6 +39,7 @@ from treadle_runtime.stamp import (
 )
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.version import Version
+from treadle_runtime.viewsql import escape_glob, view_sql
 
 _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -120,7 +121,7 @@ def remove_catalog(path: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def open_catalog(path: Path, *, read_only: bool = True) -> Connection:
+def open_catalog(path: Path, *, read_only: bool = True) -> duckdb.DuckDBPyConnection:
     """Open a catalog; times with a zone are shown in UTC.
 
     Raises:
@@ -204,7 +205,7 @@ def _change(work: Path, old: Path, stamp: Stamp | None, views: Views, store: str
         _create_queries(con, {name: view.sql for name, view in views.items() if isinstance(view, Query)})
 
 
-def _create_queries(con: Connection, queries: Mapping[str, str]) -> None:
+def _create_queries(con: duckdb.DuckDBPyConnection, queries: Mapping[str, str]) -> None:
     """Create views over other views, those first on which others stand: a view is bound when it is made."""
     waiting = dict(sorted(queries.items()))
     while waiting:

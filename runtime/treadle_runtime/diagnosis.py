@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from treadle.errors import Location, Problem
-from treadle_runtime.engine import Connection, escape_glob
+from treadle_runtime.engine import Connection
 from treadle_runtime.textfile import json_sql, open_file, read_dialect, read_first_row, text_sql
+from treadle_runtime.viewsql import escape_glob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

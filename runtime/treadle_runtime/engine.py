@@ -21,8 +21,10 @@ import pyarrow as pa
 from treadle.errors import Location, Problem, StepError, StoreError
 from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
+from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.types import StoredColumn, quote_name, quote_text, stored_columns
 from treadle_runtime.version import Column, Version
+from treadle_runtime.viewsql import escape_glob, view_sql
 
 PART = "part-0.parquet"
 Connection: TypeAlias = duckdb.DuckDBPyConnection
@@ -30,7 +32,6 @@ Connection: TypeAlias = duckdb.DuckDBPyConnection
 # Measured on 3M rows x 6 with one thread: lz4_raw writes 1.3 times as fast as snappy and 1.7 times as fast as
 # zstd, reads 1.4 and 1.8 times as fast, and takes 1.05 and 1.2 times the space. Larger groups gain nothing.
 _PARQUET = "format parquet, compression lz4_raw, row_group_size 122880"
-_GLOB = re.compile(r"[*?\[]")
 _LINE = re.compile(r"^LINE (\d+): (.*)$", re.MULTILINE)
 _MEANT = re.compile(r'Did you mean "([^"]+)"')
 
@@ -99,29 +100,6 @@ def create_view(con: Connection, name: str, version: Version) -> None:
     if len(files) != 1:
         raise ValueError(f"version {version.fingerprint} of a {version.kind} holds no table")
     con.register(name, map_arrow_file(version.folder / files[0]))
-
-
-def view_sql(version: Version, folder: str) -> str | None:
-    """Return the query over a version's Parquet parts, or None when it has none.
-
-    Args:
-        version: whose columns and parts are read.
-        folder: a constant SQL expression for the version's folder.
-    """
-    files = [part.name for part in version.parts if part.name.endswith(".parquet")]
-    if not files:
-        return None
-    columns = stored_columns((column.name, column.type) for column in version.columns)
-    # A folder `a=b` above the project would become a column, and `*` in one would match its neighbours.
-    pattern = escape_glob(folder)
-    paths = ", ".join(f"{pattern} || {quote_text('/' + name)}" for name in files)
-    select = ", ".join(column.read for column in columns)
-    return f"select {select} from read_parquet([{paths}], hive_partitioning = false)"
-
-
-def escape_glob(path: str) -> str:
-    """Return the pattern that DuckDB reads as exactly this path."""
-    return re.sub(_GLOB, r"[\g<0>]", path)
 
 
 def drop_views(con: Connection) -> None:
@@ -284,12 +262,6 @@ def _value_error(
             problem = f'a value of column "{column.name}" of {what} cannot be stored'
             return StepError(Problem("TR703", problem, where, why, fix=fix))
     return None
-
-
-def is_disk_full(error: duckdb.Error) -> bool:
-    """Return whether the engine could not write because the disk is full."""
-    text = str(error)
-    return isinstance(error, duckdb.IOException) and ("No space left" in text or '"errno":"28"' in text)
 
 
 def _runs(con: Connection, sql: str) -> bool:

@@ -10,12 +10,13 @@ from treadle.cache import Compiled
 from treadle.errors import Problem, StepError, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
-from treadle_runtime import readers, sources
+from treadle_runtime import sources
 from treadle_runtime.job import Job, Opponent, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
 from treadle_runtime.store import Store, Version
 from treadle_runtime.texts import TextReader
+from treadle_runtime.viewsql import read_sql
 
 DATA = ("parts", "now")
 """Components of an identity that tell which data was read, and not how."""
@@ -99,7 +100,7 @@ class JobMaker:
             return step.query.text
         if step.kind == "source" and sources.in_place(step.config):
             config = {"name": step.name, **step.config, **step.settings}
-            return readers.read_sql(config, self.observed[step.id], self.root)
+            return read_sql(config, self.observed[step.id], self.root)
         return None
 
     def check_unchanged(self, plan: Plan, step: Step) -> None:

@@ -17,10 +17,11 @@ import duckdb
 from treadle.errors import Problem, StepError
 from treadle.names import close_match
 from treadle_runtime.diagnosis import explain
-from treadle_runtime.engine import Connection, describe, escape_glob
+from treadle_runtime.engine import Connection, describe
 from treadle_runtime.sources import Observed, check_unchanged
 from treadle_runtime.textfile import csv_sql, json_sql, read_dialect
 from treadle_runtime.types import parse_type, quote_name, quote_text
+from treadle_runtime.viewsql import escape_glob, read_sql, select_cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
     declared: Mapping[str, str] = config.get("columns") or {}
     _check_types(con, observed.name, declared)
     if config["format"] == "duckdb":
-        return _select_cast(_attach(con, config, observed, root), declared)
+        return select_cast(_attach(con, config, observed, root), declared)
     if config["format"] == "json":
         return _json_sql(con, observed, root, declared)
     files = _files(observed, root)
@@ -85,23 +86,10 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
     return csv_sql([escape_glob(str(file)) for _, file in files], dialect, options, columns=declared)
 
 
-def read_sql(config: Mapping[str, Any], observed: Observed, root: Path) -> str:
-    """Return the SELECT over a Parquet source's own files, by absolute paths; columns are matched by name."""
-    paths = ", ".join(quote_text(escape_glob(str(file))) for file in observed.files(root))
-    source = f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)"
-    return _select_cast(source, config.get("columns") or {})
-
-
 def _files(observed: Observed, root: Path) -> list[tuple[str, Path]]:
     """Return (path as people write it, absolute path) of the files that hold anything."""
     both = zip(observed.parts, observed.files(root), strict=True)
     return [(part.path, file) for part, file in both if part.size]
-
-
-def _select_cast(source: str, columns: Mapping[str, str]) -> str:
-    quoted = {quote_name(name): parse_type(kind) for name, kind in columns.items()}
-    casts = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in quoted.items())
-    return f"select * replace ({casts}) from {source}" if casts else f"select * from {source}"
 
 
 def _check_types(con: Connection, name: str, declared: Mapping[str, str]) -> None:

@@ -72,12 +72,12 @@ def describes(stamp: Stamp, path: Path) -> bool:
         return False
 
 
-def is_current(path: Path, store_root: Path, wanted: Mapping[str, str]) -> bool:
-    """Return whether the catalog at `path` shows these names with these fingerprints, and nothing else."""
+def is_current(path: Path, store_root: Path, views: Mapping[str, str], queries: Mapping[str, str]) -> bool:
+    """Return whether the catalog at `path` shows these names with these fingerprints and texts, and nothing else."""
     stamp = read_stamp(path)
     if stamp is None or not describes(stamp, path):
         return False
-    return stamp.store == str(store_root.absolute()) and stamp.views == wanted
+    return stamp.store == str(store_root.absolute()) and stamp.views == views and stamp.queries == queries
 
 
 def write_stamp(path: Path, stamp: Stamp) -> None:

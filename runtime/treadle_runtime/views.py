@@ -47,8 +47,10 @@ def write_views(
         return _find(state, store, env, told)
 
     path = catalog_path(store, env)
-    wanted = {name: view.fingerprint for name, view in find_views({}).items()}
-    if not anew and is_current(path, store.root / "store", wanted):
+    views = find_views({})
+    queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
+    wanted = {name: view.fingerprint for name, view in views.items()}
+    if not anew and is_current(path, store.root / "store", wanted, queries):
         return ()
     from treadle_runtime.catalog import write_catalog
 

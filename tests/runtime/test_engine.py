@@ -23,6 +23,7 @@ from treadle_runtime import engine
 from treadle_runtime.engine import Connection, connect, create_view, lock_down, write_arrow, write_query
 from treadle_runtime.store import Column, Store, Version
 from treadle_runtime.types import quote_name
+from treadle_runtime.viewsql import escape_glob
 
 PART = "part-0.parquet"
 
@@ -300,10 +301,10 @@ def test_allowed_files_and_folders_stay_readable(con: Connection, tmp_path: Path
     version = version_of(con, tmp_path / "run=1 [x]", "select 3 as a")
     create_view(con, "three", version)
     lock_down(con, [data / "one.csv", version.folder])
-    one = engine.escape_glob(str(data / "one.csv"))
+    one = escape_glob(str(data / "one.csv"))
     assert con.execute(f"from read_csv('{one}') union all from three").fetchall() == [(1,), (3,)]
     with pytest.raises(duckdb.Error):
-        con.execute(f"from read_csv('{engine.escape_glob(str(data / 'two.csv'))}')")
+        con.execute(f"from read_csv('{escape_glob(str(data / 'two.csv'))}')")
 
 
 def test_python_variables_are_no_tables(con: Connection, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from treadle.errors import Location, ProjectError, StepError
 from treadle_runtime.engine import connect, lock_down, write_query
-from treadle_runtime.readers import load, read_sql, reading
+from treadle_runtime.readers import load, reading
 from treadle_runtime.sources import Observed, check_unchanged, find_appended, in_place, observe, observe_all
 from treadle_runtime.state import State
+from treadle_runtime.viewsql import read_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -259,6 +261,38 @@ def test_build_of_a_part_keeps_the_published_text_of_the_other_views(make_projec
         assert query(project, "select min(id), max(id) from above") == [(200, 249)]
     project.build()
     assert query(project, "select min(id), max(id) from above") == [(201, 249)]
+
+
+def test_file_of_a_source_in_place_that_was_renamed_is_read_by_its_new_name(make_project: MakeProject) -> None:
+    project = make_project("features")
+    rewrite_orders(project, "parquet")
+    project.build()
+    assert query(project, "select count(*) from orders") == [(300,)]
+    (project.root / "data/orders.parquet").rename(project.root / "data/sold.parquet")
+    project.edit("features/orders.yml", "data/orders.parquet", "data/sold.parquet")
+    assert not project.build().of("built")
+    assert query(project, "select count(*) from orders") == [(300,)]
+
+
+NOTHING_TO_DO = """
+import sys
+from treadle.cli import main
+try:
+    main(["build"])
+finally:
+    print(sorted({"duckdb", "pyarrow", "polars", "numpy", "sqlglot", "jinja2"} & set(sys.modules)))
+"""
+
+
+def test_build_with_nothing_to_do_loads_no_engine_although_there_are_views(make_project: MakeProject) -> None:
+    view = "{{ config(materialized='view') }}\nselect * from {{ ref('orders') }} where id >= 200"
+    project = make_project("features", {"features/recent.sql": view})
+    rewrite_orders(project, "parquet")
+    project.run("build")
+    command = [sys.executable, "-c", NOTHING_TO_DO]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("0 built, 1 reused")
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_build_of_the_refit_alone_registers_its_model(make_project: MakeProject) -> None:
