@@ -286,10 +286,23 @@ def _value_error(
     return None
 
 
+_FULL = {
+    "No space left": "No space left on device",
+    '"errno":"28"': "No space left on device",
+    "File too large": "File too large: `ulimit -f` sets the limit",
+    "Disk quota exceeded": "Disk quota exceeded",
+}
+
+
 def is_disk_full(error: duckdb.Error) -> bool:
-    """Return whether the engine could not write because the disk is full."""
-    text = str(error)
-    return isinstance(error, duckdb.IOException) and ("No space left" in text or '"errno":"28"' in text)
+    """Return whether the engine could not write because the disk is full, or a quota or a limit is reached."""
+    return bool(why_full(error))
+
+
+def why_full(error: duckdb.Error) -> str:
+    """Return what is full; "" where nothing is."""
+    text = str(error) if isinstance(error, duckdb.IOException) else ""
+    return next((why for sign, why in _FULL.items() if sign in text), "")
 
 
 def _runs(con: Connection, sql: str) -> bool:
@@ -302,7 +315,7 @@ def _runs(con: Connection, sql: str) -> bool:
 
 def _engine_error(error: duckdb.Error, folder: Path, what: str, where: Location | None) -> StepError | StoreError:
     if is_disk_full(error):
-        return StoreError(disk_full(folder, "No space left on device"))
+        return StoreError(disk_full(folder, why_full(error)))
     return sql_error(error, what, where)
 
 

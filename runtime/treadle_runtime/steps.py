@@ -44,7 +44,7 @@ def run_job(job: Job, lend: Lend = lend_new) -> Made:
         raise
     except duckdb.Error as error:
         if engine.is_disk_full(error):
-            raise StoreError(disk_full(job.folder, "No space left on device")) from error
+            raise StoreError(disk_full(job.folder, engine.why_full(error))) from error
         raise engine.sql_error(error, name_of(job.step), job.step.where) from error
     except Exception as error:
         raise StepError(_cannot_predict(job, error) or _unexpected(job, error)) from error
