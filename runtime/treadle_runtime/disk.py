@@ -87,6 +87,25 @@ def sync_tree(folder: Path) -> None:
         sync(Path(base))
 
 
+def free_bytes(path: Path) -> int:
+    """Return how much can still be written below the nearest folder of a path that exists."""
+    found = os.statvfs(_nearest(path))
+    return found.f_bavail * found.f_frsize
+
+
+def how_to_write(*paths: Path) -> str:
+    """Return what to do so that paths can be written: the first of them that is in the way is named."""
+    nearest = [_nearest(path) for path in paths]
+    blocked = next((path for path in nearest if not os.access(path, os.W_OK)), nearest[0])
+    if os.statvfs(blocked).f_flag & os.ST_RDONLY:
+        return "mount that disk writable, or copy .treadle to one that is and put a link to the copy in its place"
+    return f"make {blocked} writable for this user"
+
+
+def _nearest(path: Path) -> Path:
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
 def _to_problem(path: Path, error: OSError) -> Problem:
     why = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if error.errno in _FULL:
@@ -95,5 +114,7 @@ def _to_problem(path: Path, error: OSError) -> Problem:
         what = f"the file system at {path} has no file locks"
         return Problem("TR802", what, why=why, fix="keep the project on a local disk")
     if error.errno == errno.EXDEV:
-        why += "\n.treadle/store and .treadle/tmp must be on one file system"
-    return Problem("TR805", f"{path} cannot be written", why=why, fix="make it writable for this user")
+        fix = "keep .treadle/store and .treadle/tmp on one file system: let .treadle as a whole be a link"
+    else:
+        fix = how_to_write(*(Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if name), path)
+    return Problem("TR805", f"{path} cannot be written", why=why, fix=fix)

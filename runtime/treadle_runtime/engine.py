@@ -21,7 +21,7 @@ import pyarrow as pa
 from treadle.errors import Location, Problem, StepError, StoreError
 from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
-from treadle_runtime.diskfull import is_disk_full
+from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.types import StoredColumn, quote_name, quote_text, stored_columns
 from treadle_runtime.version import Column, Version
 from treadle_runtime.viewsql import escape_glob, view_sql
@@ -274,7 +274,7 @@ def _runs(con: Connection, sql: str) -> bool:
 
 def _engine_error(error: duckdb.Error, folder: Path, what: str, where: Location | None) -> StepError | StoreError:
     if is_disk_full(error):
-        return StoreError(disk_full(folder, "No space left on device"))
+        return StoreError(disk_full(folder, why_full(error)))
     return sql_error(error, what, where)
 
 

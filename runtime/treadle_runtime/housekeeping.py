@@ -72,8 +72,17 @@ def remove_unused(store: Store, state: State, fingerprints: Iterable[str], terms
         disk.remove(folder)
     oldcatalogs.forget_closed(store.root)
     store.sweep()
-    state.forget(set(gone) - store.fingerprints())  # last: on a full disk there is room for it by now
+    _forget(store, state, gone, terms, closed)  # last: on a full disk there is room for it by now
     return gone
+
+
+def _forget(store: Store, state: State, gone: Iterable[str], terms: Terms, closed: frozenset[Path]) -> None:
+    """Drop what is recorded of versions that are gone, and of views that nothing refers to."""
+    with state.transaction() as con:
+        references = _references(store, state, terms, closed)
+        views = state.inlined().difference(*(each.fingerprints for each in references))
+        views -= find_recent(store, state, views, since=state.clock() - terms.older_than)
+        state.drop_records(con, (set(gone) - store.fingerprints()) | views)
 
 
 def _references(store: Store, state: State, terms: Terms, closed: frozenset[Path]) -> list[Reference]:

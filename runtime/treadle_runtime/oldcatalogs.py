@@ -19,6 +19,9 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from treadle_runtime import disk
+from treadle_runtime.lock import hold_lock
+
 _FINGERPRINT = re.compile(rb'"([0-9a-f]{64})"')
 
 
@@ -30,21 +33,22 @@ def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
         catalog: its file; need not exist yet.
         stamp: the file beside it that holds its fingerprints.
     """
-    folder = catalog.parent / "catalogs"
-    forget_closed(catalog.parent)
-    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*-*.duckdb")]
-    name = f"{catalog.stem}-{max(numbers, default=0) + 1}"
-    kept = folder / f"{name}.duckdb"
-    # On a file system without second names its readers are protected by the grace period of `clean` alone.
-    with suppress(OSError):
-        folder.mkdir(exist_ok=True)
-        os.link(stamp, kept.with_suffix(".json"))
-        os.link(catalog, kept)
-    try:
-        yield
-    finally:
-        if not (_is_open_here(kept) or _is_locked(kept)):
-            _forget(kept)
+    root = catalog.parent
+    with _locked(root):
+        for path in _closed(root):
+            _forget(path)
+        numbers = [int(path.stem.rpartition("-")[2]) for path in _kept(root)]
+        kept = root / "catalogs" / f"{catalog.stem}-{max(numbers, default=0) + 1}.duckdb"
+        # On a file system without second names its readers are protected by the grace period of `clean` alone.
+        with suppress(OSError):
+            kept.parent.mkdir(exist_ok=True)
+            os.link(stamp, kept.with_suffix(".json"))
+            os.link(catalog, kept)
+        try:
+            yield
+        finally:
+            if not (_is_open_here(kept) or _is_locked(kept)):
+                _forget(kept)
 
 
 def shown_fingerprints(root: Path, *, closed: frozenset[Path] = frozenset()) -> frozenset[str]:
@@ -65,19 +69,37 @@ def shown_fingerprints(root: Path, *, closed: frozenset[Path] = frozenset()) -> 
 
 def find_closed(root: Path) -> frozenset[Path]:
     """Return the replaced catalogs that nobody has open any more."""
+    if not _kept(root):
+        return frozenset()
+    with _locked(root):
+        return _closed(root)
+
+
+def forget_closed(root: Path) -> None:
+    """Remove the replaced catalogs that nobody has open any more."""
+    if not _kept(root):
+        return
+    with _locked(root):
+        for path in _closed(root):
+            _forget(path)
+
+
+@contextmanager
+def _locked(root: Path) -> Generator[None]:
+    """Keep others from looking at a catalog that has its second name and is not replaced yet."""
+    with hold_lock(root / "claims" / "catalogs.lock"):
+        yield
+
+
+def _closed(root: Path) -> frozenset[Path]:
     kept = _kept(root)
     inodes = _open_inodes() if kept else frozenset()
     return frozenset(path for path in kept if not (_is_open_here(path) or _inode(path) in inodes or _is_locked(path)))
 
 
-def forget_closed(root: Path) -> None:
-    """Remove the replaced catalogs that nobody has open any more."""
-    for path in find_closed(root):
-        _forget(path)
-
-
 def _kept(root: Path) -> list[Path]:
-    return sorted((root / "catalogs").glob("*.duckdb"))
+    folder = root / "catalogs"
+    return [folder / name for name in disk.names_in(folder) if name.endswith(".duckdb")]
 
 
 def _forget(kept: Path) -> None:

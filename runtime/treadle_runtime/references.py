@@ -57,9 +57,8 @@ def find_recent(store: Store, state: State, fingerprints: Iterable[str], *, sinc
     moment = since.astimezone(UTC).isoformat(timespec="microseconds")
     rows = state.read("SELECT changes FROM publications WHERE at >= ?", (moment,))
     left = _replaced(row["changes"] for row in rows)
-    built = {
-        row["fingerprint"]: row["created_at"] for row in state.read("SELECT fingerprint, created_at FROM versions")
-    }
+    columns = "SELECT fingerprint, created_at FROM"
+    built = dict(map(tuple, state.read(f"{columns} versions UNION ALL {columns} inlined_identities")))
 
     def is_recent(fingerprint: str) -> bool:
         if fingerprint in left:
@@ -75,12 +74,34 @@ def find_recent(store: Store, state: State, fingerprints: Iterable[str], *, sinc
 
 
 def _history(state: State, publications: int) -> frozenset[str]:
-    """Return what the last publications replaced, in environments that still have a map."""
+    """Return what it takes to go back as many times, in environments that still have a map.
+
+    That is what was replaced since the publication that as many rollbacks lead to, and by as many publications, so
+    that a rollback can be taken back too.
+    """
+    if not publications:
+        return frozenset()
     query = """
-        SELECT changes FROM (
-          SELECT env, changes, row_number() OVER (PARTITION BY env ORDER BY id DESC) AS n FROM publications
-        ) WHERE n <= ? AND env IN (SELECT env FROM environments)"""
-    return _replaced(row["changes"] for row in state.read(query, (publications,)))
+        SELECT env, id, coalesce(restores, id) AS leads_to FROM publications
+        WHERE env IN (SELECT env FROM environments)"""
+    history: dict[str, dict[int, int]] = {}
+    for row in state.read(query):
+        history.setdefault(row["env"], {})[row["id"]] = row["leads_to"]
+    found: set[str] = set()
+    for env, leads_to in history.items():
+        since = min(_rolled_back(leads_to, publications) + 1, *sorted(leads_to)[-publications:])
+        rows = state.read("SELECT changes FROM publications WHERE env = ? AND id >= ?", (env, since))
+        found |= _replaced(row["changes"] for row in rows)
+    return frozenset(found)
+
+
+def _rolled_back(leads_to: Mapping[int, int], times: int) -> int:
+    """Return the publication that rollbacks lead to; see `Environments.rollback`."""
+    here = leads_to[max(leads_to)]
+    for _ in range(times):
+        earlier = [number for number in leads_to if number < here]
+        here = leads_to[max(earlier)] if earlier else here
+    return here
 
 
 def _replaced(changes: Iterable[str]) -> frozenset[str]:

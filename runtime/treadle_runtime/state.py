@@ -423,6 +423,11 @@ class State(StateFile):
         """Return the fingerprints of the views and sources in place whose identity is recorded."""
         return {row[0] for row in self.read("SELECT fingerprint FROM inlined_identities")}
 
+    def inlined(self) -> frozenset[str]:
+        """Return the fingerprints of all views and sources in place that anything is recorded of."""
+        query = "SELECT fingerprint FROM inlined UNION SELECT fingerprint FROM inlined_identities"
+        return frozenset(row[0] for row in self.read(query))
+
     def version(self, fingerprint: str) -> VersionRecord | None:
         """Return what is recorded of a version, or None."""
         rows = self.read(f"SELECT {_VERSION_COLUMNS} FROM versions WHERE fingerprint = ?", (fingerprint,))
@@ -472,10 +477,10 @@ class State(StateFile):
             self.drop_records(con, fingerprints)
 
     def drop_records(self, con: sqlite3.Connection, fingerprints: Iterable[str]) -> None:
-        """`forget`, within a transaction; texts of views that no environment shows go with them."""
-        con.executemany("DELETE FROM versions WHERE fingerprint = ?", [(each,) for each in fingerprints])
-        for table in ("inlined", "inlined_identities"):
-            con.execute(f"DELETE FROM {table} WHERE fingerprint NOT IN (SELECT fingerprint FROM environments)")
+        """`forget`, within a transaction; also for views and sources in place."""
+        wanted = [(each,) for each in fingerprints]
+        for table in ("versions", "inlined", "inlined_identities"):
+            con.executemany(f"DELETE FROM {table} WHERE fingerprint = ?", wanted)
 
     # runs
 

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from treadle.errors import Problem, StoreError
+from treadle_runtime import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BUSY_TIMEOUT_S = 60.0
+NEEDED_BYTES = 256 * 1024
+"""Where less is free, an error of reading or writing is that of a full disk: SQLite does not always call it so."""
 
 _NETWORK_TYPES = frozenset(
     (
@@ -57,7 +60,9 @@ class StateFile:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unusable(path, error.strerror or "it cannot be written") from error
-        with self._errors():
+        # A new file's switch to WAL and a migration are for one process at a time.
+        with self._errors(), _locked(path.with_name("state.lock")):
+            self._refuse_emptied()
             self._con = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
@@ -79,14 +84,20 @@ class StateFile:
     def _prepare(self) -> None:
         con = self._con
         con.row_factory = sqlite3.Row
-        with _locked(self.path.with_name("state.lock")):
-            if con.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                raise _on_network(self.path, "a file system without shared memory")
-            con.execute("PRAGMA foreign_keys = ON")
-            con.execute("PRAGMA synchronous = NORMAL")
-            version = self._version()
-            if version < len(self._migrations):
-                self._migrate(version)
+        if con.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise _on_network(self.path, "a file system without shared memory")
+        con.execute("PRAGMA foreign_keys = ON")
+        con.execute("PRAGMA synchronous = NORMAL")
+        version = self._version()
+        if version < len(self._migrations):
+            self._migrate(version)
+
+    def _refuse_emptied(self) -> None:
+        """Refuse a file that was cut to nothing, which SQLite takes for a new one; who stored versions wrote to it."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        is_empty = self.path.exists() and not any(file.exists() and file.stat().st_size for file in files)
+        if is_empty and disk.names_in(self.path.parent / "store"):
+            raise _damaged(self.path, "it is empty, and the store beside it is not")
 
     def _version(self) -> int:
         version: int = self._con.execute("PRAGMA user_version").fetchone()[0]
@@ -116,10 +127,12 @@ class StateFile:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in _DAMAGED:
                 raise _damaged(self.path, str(error)) from error
-            if code == sqlite3.SQLITE_FULL:
-                raise _full(self.path) from error
+            if code == sqlite3.SQLITE_FULL or (
+                code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.free_bytes(self.path) < NEEDED_BYTES
+            ):
+                raise StoreError(disk.disk_full(self.path, str(error))) from error
             if code in _UNUSABLE:
-                raise _unusable(self.path, str(error)) from error
+                raise _unusable(self.path, str(error), code) from error
             raise
 
     @contextmanager
@@ -203,7 +216,7 @@ def _unescape(text: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock: a new file's switch to WAL and a migration are for one process at a time."""
+    """Hold a file's lock."""
     fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -236,7 +249,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _newer(path: Path, found: int, known: int) -> StoreError:
     why = f"{path} has schema version {found}; this Treadle knows versions up to {known}"
-    fix = "upgrade with `pip install --upgrade treadle`, or give the older Treadle a copy of the project"
+    fix = "upgrade with `pip install --upgrade treadle`, or use the older one in a copy of the project without .treadle"
     return StoreError(Problem("TR801", "the state was written by a newer Treadle", why=why, fix=fix))
 
 
@@ -244,11 +257,6 @@ def _on_network(path: Path, kind: str) -> StoreError:
     why = f"{path} lies on {kind}, where locks and shared memory do not hold between machines"
     fix = "move the project to a local disk, or make .treadle a link to a folder on one"
     return StoreError(Problem("TR802", "the state cannot be kept on a network file system", why=why, fix=fix))
-
-
-def _full(path: Path) -> StoreError:
-    fix = "free some space, then repeat the command"
-    return StoreError(Problem("TR803", "the disk is full", why=f"{path} could not be written", fix=fix))
 
 
 def _damaged(path: Path, reason: str) -> StoreError:
@@ -263,7 +271,13 @@ def _damaged(path: Path, reason: str) -> StoreError:
     return StoreError(Problem("TR804", "the state is damaged", why=f"{path}: {reason}", fix=fix))
 
 
-def _unusable(path: Path, reason: str) -> StoreError:
-    fix = "check the folder's permissions, and that no other program holds the file"
+def _unusable(path: Path, reason: str, code: int = sqlite3.SQLITE_PERM) -> StoreError:
+    match code:
+        case sqlite3.SQLITE_BUSY:
+            fix = "end the program that holds the file"
+        case sqlite3.SQLITE_IOERR:
+            fix = "check the disk, its quota and `ulimit -f`, then run the same command"
+        case _:
+            fix = disk.how_to_write(path.parent, path)
     what = "the state cannot be read or written"
     return StoreError(Problem("TR805", what, why=f"{path}: {reason}", fix=fix))

@@ -13,7 +13,7 @@ from treadle.errors import Problem, StepError, StoreError, TreadleError
 from treadle_runtime import datasets, engine, readers, usercode
 from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.disk import disk_full
-from treadle_runtime.diskfull import is_disk_full
+from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.features import name_of, run_function, run_query
 from treadle_runtime.job import Job, Made
 from treadle_runtime.sample import fetch_sample
@@ -45,7 +45,7 @@ def run_job(job: Job, lend: Lend = lend_new) -> Made:
         raise
     except duckdb.Error as error:
         if is_disk_full(error):
-            raise StoreError(disk_full(job.folder, "No space left on device")) from error
+            raise StoreError(disk_full(job.folder, why_full(error))) from error
         raise engine.sql_error(error, name_of(job.step), job.step.where) from error
     except Exception as error:
         raise StepError(_cannot_predict(job, error) or _unexpected(job, error)) from error

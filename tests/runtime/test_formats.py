@@ -156,7 +156,7 @@ def test_newer_state_is_refused_by_every_command(old: ProjectFolder) -> None:
         assert result.stderr == (
             "error[TR801]: the state was written by a newer Treadle\n"
             f"  {path} has schema version {newer}; this Treadle knows versions up to {NUMBERS['state']}\n"
-            "  fix: upgrade with `pip install --upgrade treadle`, or give the older Treadle a copy of the project\n"
+            "  fix: upgrade with `pip install --upgrade treadle`, or use the older one in a copy of the project without .treadle\n"
         ), command
     assert path.read_bytes() == before
 

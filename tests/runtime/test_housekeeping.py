@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ import duckdb
 import pytest
 
 import treadle
+from treadle.errors import UsageError
+from treadle_runtime.environments import Environments
 from treadle_runtime.housekeeping import Terms, find_unused, remove_unused
 from treadle_runtime.leases import plan_and_hold
 from treadle_runtime.state import Candidate, State
@@ -122,6 +125,66 @@ def test_clean_keeps_what_a_rollback_needs(make_project: MakeProject) -> None:
     assert {each["reason"]: each["versions"] for each in found["kept"]} == {"published": 4, "history": 2}
     assert list(project.json("clean", "--older-than", "0s", "--keep", "1", "--yes")["versions"]) == [prints[1]]
     assert set(prints[2:]) <= set(project.metas())
+
+
+def test_clean_keeps_the_way_back_and_forth(make_project: MakeProject) -> None:
+    """Rollbacks are publications too, and a view stands in the map as a version does."""
+    view = "{{{{ config(materialized='view') }}}}\nselect id, amount > {n} as big from {{{{ ref('orders') }}}}"
+    project = make_project("features")
+    totals = {}
+    for n in range(1, 6):
+        project.write("features/big.sql", view.format(n=n))
+        built(project, n)
+        totals[n] = total(project)
+
+    def clean(keep: int) -> None:
+        project.treadle("clean", "--older-than", "0s", "--keep", str(keep), "--yes")
+
+    clean(2)
+    for n in (4, 3):
+        project.treadle("env", "rollback", "dev")
+        assert total(project) == totals[n]
+    assert "after publication 2 names" in project.treadle("env", "rollback", "dev", code=2).stderr
+    clean(2)  # now the last two publications are the rollbacks
+    project.treadle("env", "rollback", "dev", "--to", "5")
+    assert total(project) == totals[5]
+    clean(2)
+    for n in (4, 3):
+        project.treadle("env", "rollback", "dev")
+        assert total(project) == totals[n]
+    clean(0)
+    assert "that are not in the store" in project.treadle("env", "rollback", "dev", "--to", "5", code=2).stderr
+    assert project.json("verify")["sound"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kept_publications_can_be_rolled_back(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store(tmp_path / ".treadle", durable=False)
+    with State(tmp_path / ".treadle/state.db") as state:
+        environments = Environments(state, store, command="treadle env rollback dev")
+        versions = [make_version(store, state, f"v{n}") for n in range(25)]
+        run = state.start_run("dev", "treadle build")
+        state.publish("dev", run, {"keel": versions[0]})
+        maps = [state.environment("dev")]
+        for fingerprint in versions[1:]:
+            if rng.random() < 0.4:
+                with suppress(UsageError):  # there is nothing before the first
+                    environments.rollback("dev", to=rng.choice([None, 1]))
+            else:
+                state.publish("dev", run, {rng.choice("abc"): fingerprint}, drop=rng.choices("abc", k=rng.randrange(2)))
+            maps.append(state.environment("dev"))
+        state.finish_run(run, "passed")
+        keep = rng.randrange(1, 4)
+        terms = Terms(timedelta(0), keep)
+        remove_unused(store, state, find_unused(store, state, terms).versions, terms)
+        for _ in range(keep):
+            try:
+                environments.rollback("dev")
+            except UsageError as error:
+                assert error.problems[0].code == "TR603", error  # noqa: PT017
+                break
+            assert state.environment("dev") in maps
 
 
 def test_age_is_a_duration(make_project: MakeProject) -> None:

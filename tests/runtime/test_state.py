@@ -325,7 +325,7 @@ def test_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "error[TR801]: the state was written by a newer Treadle\n"
         f"  {path} has schema version {N + 1}; this Treadle knows versions up to {N}\n"
-        "  fix: upgrade with `pip install --upgrade treadle`, or give the older Treadle a copy of the project"
+        "  fix: upgrade with `pip install --upgrade treadle`, or use the older one in a copy of the project without .treadle"
     )
 
 
