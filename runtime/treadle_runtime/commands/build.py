@@ -10,6 +10,7 @@ import click
 
 from treadle_runtime.commands.options import (
     as_of_option,
+    interruption,
     json_option,
     open_project,
     project_options,
@@ -92,6 +93,7 @@ def _build(
     from treadle_runtime.commands.console import Reporter, print_json, print_problem
     from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
 
+    interruption().is_kept = True
     with open_project(folder, environment, variables, as_of) as workspace:
         reporter = Reporter(as_json=as_json)
         for warning in workspace.graph.warnings:
@@ -100,10 +102,6 @@ def _build(
             outcome = workspace.build(
                 select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, emit=reporter
             )
-        except KeyboardInterrupt:
-            reporter.close()
-            click.echo(f"interrupted: what is built is kept\nnext: {workspace.command}", err=True)
-            return 130
         finally:
             reporter.close()
         results = to_results(workspace, outcome, reporter)
@@ -131,7 +129,10 @@ def _debug(
     if len(steps) != 1:
         raise UsageError(Problem("TR603", "--pdb takes one step", fix="write `treadle run STEP --pdb`"))
     with open_project(folder, environment, variables, as_of) as workspace:
-        return debug_step(workspace, steps[0]) if _build_inputs(workspace, steps[0], threads) else 1
+        if not _build_inputs(workspace, steps[0], threads):
+            return 1
+        with interruption().suspended():
+            return debug_step(workspace, steps[0])
 
 
 def _build_inputs(workspace: Workspace, step: str, threads: int) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from treadle.interruption import Interruption
+
 if TYPE_CHECKING:
     from treadle.step import Graph
     from treadle_runtime.workspace import Workspace
@@ -80,6 +82,11 @@ def open_project(
         as_of=as_of,
         command=shlex.join(words)[:200],
     )
+
+
+def interruption() -> Interruption:
+    """Return what this process does when it is told to end."""
+    return click.get_current_context().find_object(Interruption) or Interruption(sys.argv[1:])
 
 
 def compile_project(folder: Path, environment: str | None = None, variables: str | None = None) -> Graph:
