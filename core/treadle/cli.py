@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "build": "treadle_runtime.commands.build:build",
     "run": "treadle_runtime.commands.build:run",
     "test": "treadle_runtime.commands.build:test",
+    "retry": "treadle_runtime.commands.retry:retry",
     "show": "treadle_runtime.commands.show:show",
     "models": "treadle_runtime.commands.models:models",
     "runs": "treadle_runtime.commands.runs:runs",

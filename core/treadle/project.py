@@ -121,6 +121,15 @@ def merge_defaults(defaults: Mapping[str, Mapping[str, Any]], path: str) -> dict
     return found
 
 
+def default_environment(root: Path) -> str:
+    """Return the environment that a project is worked in where none is named.
+
+    Raises:
+        ProjectError: treadle.yml is wrong.
+    """
+    return _read_project_file(root)[1].default_environment
+
+
 def read_project(root: Path, *, environment: str | None = None, variables: Mapping[str, Any] | None = None) -> Project:
     """Read every file of a project that Treadle looks at.
 

@@ -49,6 +49,7 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
     """Note what need not be built; no version is opened for it, unless nobody has recorded what it is."""
     verdicts = state.verdicts()
     unrecorded: list[StepResult] = []
+    red: list[StepResult] = []
     for planned in run.plan:
         step, fingerprint = planned.step, planned.identity.fingerprint
         if planned.action == "inline":
@@ -62,8 +63,12 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit) -> None:
                 result = StepResult(planned, "reused", version=version, verdict=verdict_of(version))
                 unrecorded.append(result)
             if result.verdict is False:
+                red.append(result)
                 emit(finished(replace(result, version=store.read(fingerprint))))
             run.results[step.id] = result
+    if red:
+        # That a test failed is what became of it in this run, though nothing was computed.
+        state.record_results(run.run_id, [replace(to_record(result), version=None) for result in red])
     if unrecorded:
         state.record_results(run.run_id, [to_record(result) for result in unrecorded], steps=False)
 

@@ -277,9 +277,13 @@ class Workspace:
         tests: Tests = "with",
         full_refresh: bool = False,
         threads: int = 2,
+        options: Mapping[str, Any] | None = None,
         emit: Emit = _ignore,
     ) -> Outcome:
         """Compute what the selection needs and publish it in the environment.
+
+        Args:
+            options: what the run remembers of its call, for `retry`; None for these arguments.
 
         Returns:
             How each step ended. Nothing is published when one failed.
@@ -292,8 +296,11 @@ class Workspace:
         self.check_trainers()
         self._select(selectors, exclude, tests)
         self.store.sweep()
+        if options is None:
+            options = {"select": selectors, "exclude": exclude, "tests": tests}
+            options |= {"full_refresh": full_refresh, "threads": threads, "vars": dict(self._variables or {})}
         with storage_errors(self.folder):
-            run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
+            run_id = self.state.start_run(environment, self.command, as_of=self.as_of, options=options)
         status: RunStatus = "interrupted"
         try:
             plan = self._plan(selectors, exclude, tests, full_refresh=full_refresh, run=run_id)

@@ -286,7 +286,7 @@ def test_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / ".treadle" / "state.db"
     assert str(caught.value) == (
         "error[TR801]: the state was written by a newer Treadle\n"
-        f"  {path} has schema version 2; this Treadle knows versions up to 1\n"
+        f"  {path} has schema version {len(MIGRATIONS) + 1}; this Treadle knows versions up to {len(MIGRATIONS)}\n"
         "  fix: upgrade with `pip install --upgrade treadle`, or give the older Treadle a copy of the project"
     )
 
@@ -307,10 +307,22 @@ def test_migration_keeps_the_data_and_a_backup(tmp_path: Path) -> None:
         assert state.environment("dev") == {"a": "1"}
         assert state.read("SELECT host FROM runs")[0][0] == "one; two"
         assert state.read("SELECT * FROM third") == []
-    backup = sqlite3.connect(tmp_path / ".treadle" / "state.db.v1.bak")
-    assert backup.execute("PRAGMA user_version").fetchone() == (1,)
+    backup = sqlite3.connect(tmp_path / ".treadle" / f"state.db.v{len(MIGRATIONS)}.bak")
+    assert backup.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     assert backup.execute("SELECT fingerprint FROM environments").fetchall() == [("1",)]
     backup.close()
+
+
+def test_runs_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    with open_state(tmp_path, migrations=MIGRATIONS[:1]) as state, state.transaction() as con:
+        values = "(1, 'r1', 'dev', 'treadle build', NULL, '2026-01-01', '2026-01-01', 'failed')"
+        con.execute(f"INSERT INTO runs VALUES {values}")
+        con.execute("INSERT INTO run_steps VALUES ('r1', 'a', NULL, 'failed', 0.5, 'no')")
+    with open_state(tmp_path) as state:
+        run = state.last_run("dev")
+        assert run is not None
+        assert (run.id, run.options, state.last_run("production")) == ("r1", {}, None)
+        assert [(step.step, step.message, step.attempts) for step in run.steps] == [("a", "no", 1)]
 
 
 def test_failing_migration_leaves_the_old_version(tmp_path: Path) -> None:
@@ -381,7 +393,7 @@ def test_damaged_state_says_how_to_go_on(tmp_path: Path) -> None:
         f"  fix: move state.db, state.db-wal and state.db-shm out of {path.parent},"
         " then run `treadle build`:\n"
         "  what the store holds is not built again; run history and model versions are lost\n"
-        "  or move them out and put the backup state.db.v1.bak in the place of state.db"
+        f"  or move them out and put the backup state.db.v{len(MIGRATIONS)}.bak in the place of state.db"
     )
 
 

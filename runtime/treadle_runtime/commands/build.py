@@ -90,27 +90,42 @@ def _build(
     variables: str | None,
     as_json: bool,
 ) -> int:
+    interruption().is_kept = True
+    with open_project(folder, environment, variables, as_of) as workspace:
+        return build_and_tell(
+            workspace,
+            as_json=as_json,
+            selectors=select,
+            exclude=exclude,
+            tests=tests,
+            full_refresh=full_refresh,
+            threads=threads,
+        )
+
+
+def build_and_tell(workspace: Workspace, *, as_json: bool, **arguments: Any) -> int:
+    """Build, tell it as it goes and what came of it, and return the exit code.
+
+    Args:
+        arguments: of `Workspace.build`.
+    """
     from treadle_runtime.commands.console import Reporter, print_json, print_problem
     from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
 
-    interruption().is_kept = True
-    with open_project(folder, environment, variables, as_of) as workspace:
-        reporter = Reporter(as_json=as_json)
-        for warning in workspace.graph.warnings:
-            print_problem(warning, severity="warning")
-        try:
-            outcome = workspace.build(
-                select, exclude, tests=tests, full_refresh=full_refresh, threads=threads, emit=reporter
-            )
-        finally:
-            reporter.close()
-        results = to_results(workspace, outcome, reporter)
-        if as_json:
-            print_json(results)
-        else:
-            print_summary(workspace, outcome, reporter)
-            print_failures(outcome)
-        return exit_code(outcome)
+    reporter = Reporter(as_json=as_json)
+    for warning in workspace.graph.warnings:
+        print_problem(warning, severity="warning")
+    try:
+        outcome = workspace.build(**arguments, emit=reporter)
+    finally:
+        reporter.close()
+    results = to_results(workspace, outcome, reporter)
+    if as_json:
+        print_json(results)
+    else:
+        print_summary(workspace, outcome, reporter)
+        print_failures(outcome)
+    return exit_code(outcome)
 
 
 def _debug(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def project_options(command: F) -> F:
     """Add --project, --env and --vars."""
+    text = "Variables that win, such as '{late: 30}'"
+    return place_options(click.option("--vars", "variables", metavar="YAML", help=text)(command))
+
+
+def place_options(command: F) -> F:
+    """Add --project and --env, for a command that has its variables from elsewhere."""
     for option in (
-        click.option("--vars", "variables", metavar="YAML", help="Variables that win, such as '{late: 30}'"),
         click.option("--env", "environment", metavar="NAME", help="Environment; by default the project's"),
         click.option(
             "--project",
@@ -72,16 +77,22 @@ def open_project(
 ) -> Workspace:
     """Open the project that the options name; the command's own words tell others who holds a claim."""
     from treadle.files import find_root
+
+    return open_run(find_root(folder), environment, variables=_parse_variables(variables), as_of=as_of)
+
+
+def open_run(
+    root: Path,
+    environment: str | None = None,
+    *,
+    variables: Mapping[str, Any] | None = None,
+    as_of: str | None = None,
+) -> Workspace:
+    """Open a project with values for what the options give as text."""
     from treadle_runtime.workspace import Workspace
 
-    words = ["treadle", *sys.argv[1:]]
-    return Workspace(
-        find_root(folder),
-        environment=environment,
-        variables=_parse_variables(variables),
-        as_of=as_of,
-        command=shlex.join(words)[:200],
-    )
+    command = shlex.join(["treadle", *sys.argv[1:]])[:200]
+    return Workspace(root, environment=environment, variables=variables, as_of=as_of, command=command)
 
 
 def interruption() -> Interruption:
