@@ -161,7 +161,7 @@ class TableReader:
                 where=feature.where,
                 inputs=inputs,
                 config=counted,
-                settings={"static": config.static},
+                settings={"static": config.static, **config.limits},
                 tags=config.tags,
                 description=feature.description,
                 **rest,

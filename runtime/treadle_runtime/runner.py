@@ -45,7 +45,7 @@ class Runner:
         self.threads = threads
         self.workers: WorkerPool | None = None
         self.sessions: Sessions | None = None
-        self._attempts = Attempts()
+        self._attempts = Attempts(emit)
 
     def run(self, plan: Plan, run_id: str) -> Run:
         """Compute the plan's steps.
@@ -146,13 +146,15 @@ class Runner:
                 notes: tuple[str, ...] = ()
                 status: Status = "reused" if version else "built"
                 if version is None:
-                    version, notes = self._make(run, planned)
+                    version, notes = self._attempts.call(step, lambda attempt: self._make(run, planned, attempt))
             seconds = time.monotonic() - started
-            return StepResult(planned, status, seconds, version, notes, verdict=verdict_of(version))
+            verdict, attempts = verdict_of(version), self._attempts.count(step.id)
+            return StepResult(planned, status, seconds, version, notes, verdict=verdict, attempts=attempts)
         except StoreError:
             raise
         except TreadleError as error:
-            return StepResult(planned, "failed", time.monotonic() - started, problems=error.problems)
+            seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
+            return StepResult(planned, "failed", seconds, problems=error.problems, attempts=attempts)
 
     @contextlib.contextmanager
     def _claimed(self, step: Step, fingerprint: str) -> Iterator[None]:
@@ -171,12 +173,12 @@ class Runner:
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
-    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...]]:
+    def _make(self, run: Run, planned: PlannedStep, attempt: Attempt) -> tuple[Version, tuple[str, ...]]:
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
-            with storage_errors(draft.folder), self._attempts.attempt(step.id) as attempt:
+            with storage_errors(draft.folder):
                 made = self._call(job, attempt)
             self.maker.check_unchanged(run.plan, step)
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]

@@ -17,6 +17,7 @@ class StepResult:
     Attributes:
         version: what was built, or found built when the step's turn came; None for what the plan reused.
         verdict: of a test or of gates; None for all else.
+        attempts: how many tries it took.
     """
 
     planned: PlannedStep
@@ -26,6 +27,7 @@ class StepResult:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     verdict: bool | None = None
+    attempts: int = 1
 
     @property
     def has_passed(self) -> bool:

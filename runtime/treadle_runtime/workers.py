@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from treadle.errors import Problem, StepError
+from treadle.errors import Problem, TransientError
 
 Working: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
@@ -146,13 +146,14 @@ class WorkerPool:
             working: opened while the worker computes, with what kills it.
 
         Raises:
-            StepError: TR710, the worker died; or what the job raised.
+            TransientError: TR710, the worker died.
+        StepError: what the job raised.
         """
         try:
             with self._borrowed() as worker, working(worker.kill):
                 return worker.call(job)
         except WorkerDiedError as error:
-            raise StepError(_died(what, error.returncode)) from error
+            raise TransientError(_died(what, error.returncode)) from error
 
     def stop(self) -> None:
         """End all workers, whatever they do; who waits for one gets TR710."""
