@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "treadle_runtime.commands.build:run",
     "test": "treadle_runtime.commands.build:test",
     "retry": "treadle_runtime.commands.retry:retry",
+    "freshness": "treadle_runtime.commands.freshness:freshness",
     "show": "treadle_runtime.commands.show:show",
     "models": "treadle_runtime.commands.models:models",
     "runs": "treadle_runtime.commands.runs:runs",

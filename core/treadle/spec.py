@@ -232,6 +232,23 @@ class CsvOptions(Spec):
     timestamp_format: str | None = None
 
 
+class FreshnessSpec(Spec):
+    """How old a source may be: the newest value of a column, or else the time when one of its files was written to."""
+
+    column: str = ""
+    warn_after: SomeTime | None = None
+    error_after: SomeTime | None = None
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> FreshnessSpec:
+        if self.warn_after is None and self.error_after is None:
+            raise ValueError("give warn_after, error_after or both, such as 12h")
+        warn, error = (parse_duration_us(limit) if limit else None for limit in (self.warn_after, self.error_after))
+        if warn and error and warn >= error:
+            raise ValueError(f"warn_after {self.warn_after} is not shorter than error_after {self.error_after}")
+        return self
+
+
 class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
@@ -242,6 +259,7 @@ class SourceSpec(Table):
     format: Literal["csv", "parquet", "json", "duckdb"] | None = None
     table: str = ""
     csv: CsvOptions = Field(default_factory=CsvOptions)
+    freshness: FreshnessSpec | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:

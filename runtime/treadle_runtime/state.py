@@ -71,6 +71,9 @@ SCHEMA_2 = """
 ALTER TABLE versions ADD COLUMN passed INTEGER;
 ALTER TABLE runs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE run_steps ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE freshness (
+  fingerprint TEXT NOT NULL, column_name TEXT NOT NULL, newest_us INTEGER, PRIMARY KEY (fingerprint, column_name)
+) STRICT, WITHOUT ROWID;
 """
 
 MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
@@ -583,6 +586,17 @@ class State(StateFile):
                 "INSERT OR REPLACE INTO source_parts VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
                 [asdict(part) for part in parts],
             )
+
+    def newest(self, fingerprint: str, column: str) -> tuple[int | None] | None:
+        """Return the greatest moment in a column of a source's version, in us since 1970; None if it is not known."""
+        query = "SELECT newest_us FROM freshness WHERE fingerprint = ? AND column_name = ?"
+        rows = self.read(query, (fingerprint, column))
+        return (rows[0]["newest_us"],) if rows else None
+
+    def record_newest(self, fingerprint: str, column: str, newest_us: int | None) -> None:
+        """Remember the greatest moment in a column of a source's version; None where it holds no moment."""
+        with self.transaction() as con:
+            con.execute("INSERT OR REPLACE INTO freshness VALUES (?, ?, ?)", (fingerprint, column, newest_us))
 
 
 def _changes(old: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, tuple[str | None, str | None]]:
