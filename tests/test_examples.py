@@ -23,7 +23,7 @@ def build(folder: Path) -> dict[str, Any]:
     ignored = shutil.ignore_patterns(".treadle", "target")
     shutil.copytree(ROOT / "examples" / "flights", folder, ignore=ignored)
     done = subprocess.run(
-        [sys.executable, "-m", "treadle.cli", "build", "--json"],
+        [sys.executable, "-m", "treadle", "build", "--json"],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -30,6 +30,8 @@ def feature(
     ttl: str | None = None,
     volatile: str | None = None,
     threads: int = 1,
+    retries: int = 0,
+    timeout: str | None = None,
     tags: tuple[str, ...] | list[str] = (),
     enabled: bool = True,
 ) -> Callable[[F], F]: ...
@@ -46,6 +48,8 @@ def feature(function: F | None = None, /, **_: object) -> F | Callable[[F], F]:
         ttl: how long a row stays valid, such as `30d`; by default for ever.
         volatile: `run` or `day`, for a function whose result changes although nothing that it reads does.
         threads: how many it may use.
+        retries: how often it is tried again where it raises, its worker dies or its time is over.
+        timeout: how long one try may take, such as `10m`.
         tags: words to select it by.
         enabled: whether it is part of the project.
     """

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from treadle.errors import MAX_SHOWN, Problem, TreadleError, UsageError
+from treadle.interruption import Interruption
 from treadle.names import close_match
 
 GROUP = "treadle.commands"
@@ -27,6 +28,8 @@ COMMANDS: Mapping[str, str] = {
     "build": "treadle_runtime.commands.build:build",
     "run": "treadle_runtime.commands.build:run",
     "test": "treadle_runtime.commands.build:test",
+    "retry": "treadle_runtime.commands.retry:retry",
+    "freshness": "treadle_runtime.commands.freshness:freshness",
     "show": "treadle_runtime.commands.show:show",
     "models": "treadle_runtime.commands.models:models",
     "env": "treadle_runtime.commands.env:env",
@@ -86,8 +89,7 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version"
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
-@click.pass_context
-def treadle(ctx: click.Context, debug: bool) -> None:
+def treadle(debug: bool) -> None:
     """Build, prove and ship machine learning as one graph of small files.
 
     \b
@@ -95,38 +97,53 @@ def treadle(ctx: click.Context, debug: bool) -> None:
       treadle init flights && cd flights && treadle build
       treadle plan --select carrier_history+
     """
-    ctx.obj = {"debug": debug}
 
 
-def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit.
+def main(arguments: list[str]) -> NoReturn:
+    """Run the command line as a part of another program, whose signals are its own, and exit."""
+    interruption = Interruption(arguments)
+    interruption.run(lambda: run(arguments, interruption))
 
-    Exit codes: 0 done, 1 something ran and failed, 2 wrong usage or project, 130 interrupted, 141 nobody reads on.
+
+def run(arguments: list[str], interruption: Interruption) -> int:
+    """Run the command line and return the exit code.
+
+    Exit codes: 0 done, 1 something ran and failed, 2 wrong usage or project, 141 nobody reads on; by `interruption`
+    130 interrupted, 143 told to end by SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
     """
     if sys.platform == "win32":
         print("Treadle runs on Linux and macOS; on Windows use it inside WSL", file=sys.stderr)
-        sys.exit(2)
+        return 2
     # Loading modules makes many objects and no garbage: looking for it took a sixth of a short command's time.
     gc.set_threshold(100_000)
-    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = treadle.main(given, prog_name="treadle", standalone_mode=False)
-    except TreadleError as error:
-        if "--debug" in given:
+        code = treadle.main(arguments, prog_name="treadle", standalone_mode=False, obj=interruption)
+    except click.exceptions.Abort as error:
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        if interruption.signal:
             raise
-        _show(error)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `treadle list | head`: there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail(error, is_debug="--debug" in arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: Exception, *, is_debug: bool) -> int:
+    """Tell what went wrong and return the exit code; what nobody foresaw is raised again."""
+    match error:
+        case TreadleError() if not is_debug:
+            _show(error)
+            return error.exit_code
+        case click.ClickException():
+            error.show()
+            return error.exit_code
+        case BrokenPipeError():
+            # The reader of our output has gone, as in `treadle list | head`: there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+    raise error
 
 
 def _show(error: TreadleError) -> None:
@@ -140,7 +157,3 @@ def _show(error: TreadleError) -> None:
             click.echo(line, err=True)
     if len(error.problems) > MAX_SHOWN:
         click.echo(f"\nand {len(error.problems) - MAX_SHOWN} more", err=True)
-
-
-if __name__ == "__main__":
-    main()

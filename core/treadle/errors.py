@@ -5,6 +5,7 @@ Exceptions carry one or more of them; only commands turn them into text on a ter
 
     TreadleError              exit code 1: something ran and failed
     ├── StepError             a step of the graph failed, or the user's code in it
+    │   └── TransientError    for a reason that may pass by itself: it may be tried again
     ├── StoreError            the store, the state or the catalog cannot be used
     └── ProjectError          exit code 2: the project is wrong; nothing ran
         └── UsageError        exit code 2: the command was called wrongly
@@ -86,6 +87,7 @@ CODES: Mapping[str, str] = {
     "TR706": "a column is missing",
     "TR707": "a part of a split is empty",
     "TR708": "the labels do not fit the task",
+    "TR709": "a step took longer than its timeout",
     "TR710": "a worker died",
     "TR711": "a file changed while it was read",
     "TR712": "a column's type does not fit",
@@ -216,6 +218,10 @@ class TreadleError(Exception):
 
 class StepError(TreadleError):
     """A step of the graph ran and failed."""
+
+
+class TransientError(StepError):
+    """A step failed for a reason that may pass by itself: `retries` are for these."""
 
 
 class StoreError(TreadleError):

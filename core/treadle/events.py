@@ -41,6 +41,24 @@ class StepWaits:
 
 
 @dataclass(frozen=True)
+class StepRetries:
+    """A try of a step failed, and another follows after a pause.
+
+    Attributes:
+        attempt: the number of the try, from 1.
+        n_attempts: how many there may be.
+        pause_s: how long the step waits now.
+        problem: why it failed.
+    """
+
+    step_id: str
+    attempt: int
+    n_attempts: int
+    pause_s: float
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class StepFinished:
     """A step is done.
 
@@ -52,6 +70,7 @@ class StepFinished:
         info: what its version tells of itself.
         notes: what should be looked at, a phrase each.
         problems: why it failed or was skipped.
+        attempts: how many tries it took.
     """
 
     step_id: str
@@ -65,6 +84,7 @@ class StepFinished:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     severity: str = "error"
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,5 +112,5 @@ class RunFinished:
     counts: Mapping[str, int]
 
 
-Event = RunStarted | StepStarted | StepWaits | StepFinished | Published | RunFinished
+Event = RunStarted | StepStarted | StepWaits | StepRetries | StepFinished | Published | RunFinished
 Emit = Callable[[Event], None]

@@ -5,7 +5,7 @@ A pipeline becomes: dataset -> split -> baseline; train -> evaluate for each mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -342,7 +342,13 @@ def _pipeline_steps(
     trained = tuple(f"{name}.{model.spec.name}.train" for model in models)
     evaluated = tuple(f"{name}.{model.spec.name}.evaluate" for model in models)
 
-    def stage(kind: Any, *inputs: str, model: Located[ModelSpec] | None = None, **rest: Any) -> Step:
+    def stage(
+        kind: Any,
+        *inputs: str,
+        model: Located[ModelSpec] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **rest: Any,
+    ) -> Step:
         """One step of this pipeline; a model's own where `model` is given."""
         owner = model.spec.name if model else ""
         return Step(
@@ -350,6 +356,7 @@ def _pipeline_steps(
             kind=kind,
             name=owner or name,
             where=model.at() if model else located.at(),
+            settings=model.spec.limits if model else settings or {},
             inputs=inputs,
             pipeline=name,
             model=owner,
@@ -389,8 +396,21 @@ def _pipeline_steps(
     if spec.refit == "all":
         config = {"models": shipped}
         after = (f"{name}.validate",)
-        steps.append(stage("refit", f"{name}.choose", *parts, config=config, after=after, distributions=every))
+        settings = _widest([model.spec for model in models])
+        refit = stage(
+            *("refit", f"{name}.choose", *parts), config=config, settings=settings, after=after, distributions=every
+        )
+        steps.append(refit)
     return steps
+
+
+def _widest(models: Sequence[ModelSpec]) -> dict[str, Any]:
+    """Return the limits under which whichever model is chosen may be trained again."""
+    timeouts = [model.timeout for model in models if model.timeout]
+    found: dict[str, Any] = {"retries": max(model.retries for model in models)}
+    if len(timeouts) == len(models):
+        found["timeout"] = max(timeouts, key=parse_duration_us)
+    return {key: value for key, value in found.items() if value}
 
 
 def _is_broken(gate: str) -> bool:

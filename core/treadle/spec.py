@@ -26,8 +26,15 @@ def _check_duration(text: str) -> str:
     return text
 
 
+def _check_some_time(text: str) -> str:
+    if not parse_duration_us(text):
+        raise ValueError("it is no time at all; write one such as 10m, or leave it out")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_check_identifier)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
+SomeTime = Annotated[str, AfterValidator(_check_some_time)]
 Scalar = str | int | float | bool | None
 Severity = Literal["error", "warn"]
 Task = Literal["binary", "multiclass", "regression"]
@@ -46,6 +53,19 @@ class Described(Spec):
     description: str = ""
     tags: tuple[str, ...] = ()
     meta: dict[str, Any] = Field(default_factory=dict)
+
+
+class Tried(Spec):
+    """How long a step may take, and how often it is tried again; neither enters a fingerprint."""
+
+    retries: int = Field(default=0, ge=0, le=10)
+    timeout: SomeTime | None = None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What of it is set, as settings of a step."""
+        found = {"retries": self.retries, "timeout": self.timeout}
+        return {key: value for key, value in found.items() if value}
 
 
 # treadle.yml
@@ -212,6 +232,23 @@ class CsvOptions(Spec):
     timestamp_format: str | None = None
 
 
+class FreshnessSpec(Spec):
+    """How old a source may be: the newest value of a column, or else the time when one of its files was written to."""
+
+    column: str = ""
+    warn_after: SomeTime | None = None
+    error_after: SomeTime | None = None
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> FreshnessSpec:
+        if self.warn_after is None and self.error_after is None:
+            raise ValueError("give warn_after, error_after or both, such as 12h")
+        warn, error = (parse_duration_us(limit) if limit else None for limit in (self.warn_after, self.error_after))
+        if warn and error and warn >= error:
+            raise ValueError(f"warn_after {self.warn_after} is not shorter than error_after {self.error_after}")
+        return self
+
+
 class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
@@ -222,6 +259,7 @@ class SourceSpec(Table):
     format: Literal["csv", "parquet", "json", "duckdb"] | None = None
     table: str = ""
     csv: CsvOptions = Field(default_factory=CsvOptions)
+    freshness: FreshnessSpec | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -240,7 +278,7 @@ class EntitySpec(Described):
         return self.keys or (self.name,)
 
 
-class FeatureConfig(Spec):
+class FeatureConfig(Tried):
     """Configuration of a feature: in the file's `config()` or decorator, in YAML, or a default of its folder."""
 
     entity: Name | None = None
@@ -335,8 +373,8 @@ class Preprocess(Spec):
     min_frequency: int = Field(default=1, ge=1)
 
 
-class ModelSpec(Described):
-    """A model: a dataset, a task and a trainer."""
+class ModelSpec(Described, Tried):
+    """A model: a dataset, a task and a trainer; `retries` and `timeout` are for each of its stages."""
 
     dataset: Name | DatasetBody
     task: Task

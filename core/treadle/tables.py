@@ -100,6 +100,9 @@ class TableReader:
     def _source(self, name: str) -> Step:
         located = self.project.sources[name]
         spec = located.spec
+        settings: dict[str, Any] = {"paths": list(spec.paths)}
+        if spec.freshness is not None:
+            settings["freshness"] = spec.freshness.model_dump(exclude_defaults=True)
         return Step(
             id=name,
             kind="source",
@@ -111,7 +114,7 @@ class TableReader:
                 "csv": spec.csv.model_dump(exclude_defaults=True, mode="json"),
                 "columns": {column.name: column.type for column in spec.columns if column.type},
             },
-            settings={"paths": list(spec.paths)},
+            settings=settings,
             distributions=("duckdb",),
             tags=spec.tags,
             description=spec.description,
@@ -161,7 +164,7 @@ class TableReader:
                 where=feature.where,
                 inputs=inputs,
                 config=counted,
-                settings={"static": config.static},
+                settings={"static": config.static, **config.limits},
                 tags=config.tags,
                 description=feature.description,
                 **rest,

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from treadle.errors import Location, Problem, StepError, StoreError
+from treadle.errors import Location, Problem, StepError, StoreError, TransientError
 from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
@@ -283,7 +283,8 @@ def sql_error(error: duckdb.Error, what: str, where: Location | None) -> StepErr
     fix = ""
     if isinstance(error, duckdb.OutOfMemoryException):
         fix = "let fewer steps run at once, or give the engine more memory or disk"
-    return StepError(Problem("TR702", f"SQL failed in {what}", where, why, suggestion, fix))
+    kind = TransientError if isinstance(error, (duckdb.OutOfMemoryException, duckdb.IOException)) else StepError
+    return kind(Problem("TR702", f"SQL failed in {what}", where, why, suggestion, fix))
 
 
 def _explain(error: duckdb.Error) -> tuple[str, str]:

@@ -53,4 +53,5 @@ def to_record(result: StepResult) -> Result:
         message=result.problems[0].what if result.problems else "",
         version=facts,
         passed=result.verdict,
+        attempts=result.attempts,
     )

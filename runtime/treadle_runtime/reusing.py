@@ -53,6 +53,7 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit, texts: Texts) -> No
     """Note what need not be built; no version is opened for it, unless nobody has recorded what it is."""
     verdicts, inlined = state.verdicts(), state.recorded_inlined()
     unrecorded: list[StepResult] = []
+    red: list[StepResult] = []
     for planned in run.plan:
         step, fingerprint = planned.step, planned.identity.fingerprint
         if planned.action == "inline":
@@ -72,8 +73,12 @@ def _reuse(run: Run, store: Store, state: State, emit: Emit, texts: Texts) -> No
                 if step.id not in run.plan.deferred:  # whose identity is another environment's
                     unrecorded.append(result)
             if result.verdict is False:
+                red.append(result)
                 emit(finished(replace(result, version=store.read(fingerprint))))
             run.results[step.id] = result
+    if red:
+        # That a test failed is what became of it in this run, though nothing was computed.
+        state.record_results(run.run_id, [replace(to_record(result), version=None) for result in red])
     if unrecorded:
         state.record_results(run.run_id, [to_record(result) for result in unrecorded], steps=False)
 
@@ -93,4 +98,5 @@ def finished(result: StepResult) -> StepFinished:
         notes=result.notes,
         problems=result.problems,
         severity=str(step.settings.get("severity", "error")),
+        attempts=result.attempts,
     )

@@ -8,7 +8,6 @@ depends on it. Killed at any moment, the same command finishes the job.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,6 +17,7 @@ from treadle.errors import Problem, StepError, StoreError, TreadleError
 from treadle.events import Emit, Status, StepStarted, StepWaits
 from treadle.plan import Plan, PlannedStep
 from treadle.step import Step
+from treadle_runtime.attempts import Attempt, Attempts
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
 from treadle_runtime.ledger import Ledger
@@ -46,7 +46,7 @@ class Runner:
         self.threads = threads
         self.workers: WorkerPool | None = None
         self.sessions: Sessions | None = None
-        self._is_interrupted = threading.Event()
+        self._attempts = Attempts(emit)
 
     def run(self, plan: Plan, run_id: str) -> Run:
         """Compute the plan's steps.
@@ -113,7 +113,10 @@ class Runner:
                         schedule.finish(running.pop(future))
                         self._finish(run, future.result(), ledger)
             except BaseException:
-                self._interrupt()
+                pool.shutdown(wait=False, cancel_futures=True)
+                if self.workers is not None:
+                    self.workers.stop()
+                self._attempts.stop()
                 raise
 
     def _blocker(self, run: Run, step: Step) -> Problem | None:
@@ -146,15 +149,19 @@ class Runner:
                 status: Status = "reused" if version else "built"
                 is_first = False
                 if version is None:
-                    version, notes, is_first = self._make(run, planned)
-            seconds = time.monotonic() - started
+                    version, notes, is_first = self._attempts.call(
+                        step, lambda attempt: self._make(run, planned, attempt)
+                    )
+            seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
             is_unrecorded = not is_first and self.state.version(fingerprint) is None
             texts = self.maker.texts(step) if is_first or is_unrecorded else None
-            return StepResult(planned, status, seconds, version, notes, verdict=verdict_of(version), texts=texts)
+            verdict = verdict_of(version)
+            return StepResult(planned, status, seconds, version, notes, verdict=verdict, texts=texts, attempts=attempts)
         except StoreError:
             raise
         except TreadleError as error:
-            return StepResult(planned, "failed", time.monotonic() - started, problems=error.problems)
+            seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
+            return StepResult(planned, "failed", seconds, problems=error.problems, attempts=attempts)
 
     @contextlib.contextmanager
     def _claimed(self, step: Step, fingerprint: str) -> Iterator[None]:
@@ -169,11 +176,11 @@ class Runner:
                     if not is_told:
                         self.emit(StepWaits(step.id, error.holder))
                         is_told = True
-                    if self._is_interrupted.wait(_CLAIM_PAUSE_S):
+                    if self._attempts.stopped.wait(_CLAIM_PAUSE_S):
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
-    def _make(self, run: Run, planned: PlannedStep) -> tuple[Version, tuple[str, ...], bool]:
+    def _make(self, run: Run, planned: PlannedStep, attempt: Attempt) -> tuple[Version, tuple[str, ...], bool]:
         """Compute a step; return the version that stands, notes, and whether it is the one that was computed."""
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
@@ -181,7 +188,7 @@ class Runner:
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
             self.maker.check_intact(job)
             with storage_errors(draft.folder):
-                made = self._call(job)
+                made = self._call(job, attempt)
             self.maker.check_unchanged(run.plan, step)
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
@@ -190,23 +197,16 @@ class Runner:
         self.maker.intact.add(version.fingerprint)
         return version, notes, draft.dropped is None
 
-    def _call(self, job: Job) -> Made:
+    def _call(self, job: Job, attempt: Attempt) -> Made:
         if not is_remote(job.step):
-            return run_job(job, self._sessions.lend)
+            return run_job(job, attempt.lending(self._sessions.lend))
         if self.workers is None:
             raise StepError(Problem("TR710", f"no worker runs for {job.step.id}"))
-        made: Made = self.workers.call(job, what=job.step.id)
+        made: Made = self.workers.call(job, what=job.step.id, working=attempt.working)
         return made
 
     def _logs(self, run: Run) -> Path:
         return self.store.root / "logs" / run.run_id
-
-    def _interrupt(self) -> None:
-        """End what is running: queries on this process's threads, and the workers."""
-        self._is_interrupted.set()
-        self._sessions.interrupt()
-        if self.workers is not None:
-            self.workers.stop()
 
     @property
     def _sessions(self) -> Sessions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -83,12 +83,6 @@ class Sessions:
             session = self._local.session = _Session(self.scratch, self.allowed)
             self._open.add(session.connection)
         return session
-
-    def interrupt(self) -> None:
-        """End the queries that are running, from another thread."""
-        for connection in tuple(self._open):
-            with suppress(duckdb.ConnectionException):  # closed: its step is over
-                connection.interrupt()
 
     def close(self) -> None:
         """Close all connections; no thread may use one any more."""

@@ -94,7 +94,15 @@ CREATE INDEX publications_env ON publications (env, id);
 """What is published has its text beside it where it is a view or a source in place, which the store does not hold;
 a publication need not come from a run."""
 
-MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2)
+SCHEMA_3 = """
+ALTER TABLE runs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE run_steps ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE freshness (
+  fingerprint TEXT NOT NULL, column_name TEXT NOT NULL, newest_us INTEGER, PRIMARY KEY (fingerprint, column_name)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_2, SCHEMA_3)
 """In the order in which they are applied; never edited once released."""
 
 
@@ -104,6 +112,7 @@ _VERSION_COLUMNS = ", ".join(
         *("run_id", "created_at", "summary", "reproducible", "passed", "texts"),
     )
 )
+_STEP_COLUMNS = "run_id, step, fingerprint, status, seconds, message, attempts"
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ class Result:
     message: str = ""
     version: VersionFacts | None = None
     passed: bool | None = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -182,11 +192,18 @@ class StepRecord:
     status: str
     seconds: float
     message: str
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run of a command; its status is `running`, `interrupted`, or what the command ended with."""
+    """One run of a command.
+
+    Attributes:
+        status: `running`, `interrupted`, or what the command ended with.
+        options: what it was called with: `select`, `exclude`, `tests`, `full_refresh`, `threads`, `vars`; and
+            `retry_of`, the run whose rest it did again. Empty where an older Treadle did not note them.
+    """
 
     id: str
     env: str
@@ -195,6 +212,7 @@ class RunRecord:
     started_at: str
     finished_at: str | None
     status: str
+    options: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[StepRecord, ...] = ()
 
 
@@ -392,12 +410,16 @@ class State(StateFile):
             for one in results
             if one.version is not None
         ]
-        done = [(run_id, one.step, one.fingerprint, one.status, one.seconds, one.message) for one in results]
+        done = [
+            (run_id, one.step, one.fingerprint, one.status, one.seconds, one.message, one.attempts) for one in results
+        ]
         with self.transaction() as con:
             slots = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
             con.executemany(f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES ({slots})", versions)
             if steps:
-                con.executemany("INSERT OR REPLACE INTO run_steps VALUES (?, ?, ?, ?, ?, ?)", done)
+                con.executemany(
+                    f"INSERT OR REPLACE INTO run_steps ({_STEP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", done
+                )
 
     def verdicts(self) -> dict[str, bool | None]:
         """Return fingerprint -> verdict, None for what is judged by nobody, of all versions that are recorded."""
@@ -484,15 +506,17 @@ class State(StateFile):
 
     # runs
 
-    def start_run(self, env: str, command: str, *, as_of: str | None = None) -> str:
+    def start_run(
+        self, env: str, command: str, *, as_of: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> str:
         """Begin a run, which lives no longer than this process; return its id, as in 20261123T211649-ab12."""
         with self.transaction() as con:
             self._sweep(con)
             run_id, fd = self._claim_run()
             self._held[run_id] = fd
-            columns = "id, env, command, as_of, started_at, status"
-            values = (run_id, env, command, as_of, self.now(), "running")
-            con.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+            columns = "id, env, command, as_of, started_at, status, options"
+            values = (run_id, env, command, as_of, self.now(), "running", _dump(options or {}))
+            con.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         return run_id
 
     def _claim_run(self) -> tuple[str, int]:
@@ -555,12 +579,13 @@ class State(StateFile):
         fingerprint: str | None = None,
         seconds: float = 0.0,
         message: str = "",
+        attempts: int = 1,
     ) -> None:
         """Record what became of a step in a run; a later record of the same step replaces the earlier one."""
         with self.transaction() as con:
             con.execute(
-                "INSERT OR REPLACE INTO run_steps VALUES (?, ?, ?, ?, ?, ?)",
-                (run_id, step, fingerprint, status, seconds, message),
+                f"INSERT OR REPLACE INTO run_steps ({_STEP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run_id, step, fingerprint, status, seconds, message, attempts),
             )
 
     def finish_run(self, run_id: str, status: str) -> None:
@@ -579,6 +604,11 @@ class State(StateFile):
         rows = self.read(query, (env, limit))
         return [self._run(row) for row in rows]
 
+    def last_run(self, env: str) -> RunRecord | None:
+        """Return the newest run of an environment with its steps, or None."""
+        rows = self.read("SELECT id FROM runs WHERE env = ? ORDER BY number DESC LIMIT 1", (env,))
+        return self.run(rows[0]["id"]) if rows else None
+
     def running(self) -> list[RunRecord]:
         """Return the runs that are in work, newest first; within a transaction none begins meanwhile."""
         rows = self.read("SELECT * FROM runs WHERE status = 'running' ORDER BY number DESC")
@@ -587,13 +617,14 @@ class State(StateFile):
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its steps in the order in which they ended, or None."""
         rows = self.read("SELECT * FROM runs WHERE id = ?", (run_id,))
-        columns = "step, fingerprint, status, seconds, message"
+        columns = "step, fingerprint, status, seconds, message, attempts"
         steps = self.read(f"SELECT {columns} FROM run_steps WHERE run_id = ? ORDER BY rowid", (run_id,))
         return self._run(rows[0], tuple(StepRecord(**dict(row)) for row in steps)) if rows else None
 
     def _run(self, row: sqlite3.Row, steps: tuple[StepRecord, ...] = ()) -> RunRecord:
         found = dict(row)
         del found["number"]
+        found["options"] = json.loads(found["options"])
         if found["status"] == "running" and not self._is_alive(found["id"]):
             # It may have ended between the two looks: the row is read again.
             found["status"] = self.read("SELECT status FROM runs WHERE id = ?", (found["id"],))[0][0]
@@ -749,6 +780,17 @@ class State(StateFile):
                 "INSERT OR REPLACE INTO source_parts VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
                 [asdict(part) for part in parts],
             )
+
+    def newest(self, fingerprint: str, column: str) -> tuple[int | None] | None:
+        """Return the greatest moment in a column of a source's version, in us since 1970; None if it is not known."""
+        query = "SELECT newest_us FROM freshness WHERE fingerprint = ? AND column_name = ?"
+        rows = self.read(query, (fingerprint, column))
+        return (rows[0]["newest_us"],) if rows else None
+
+    def record_newest(self, fingerprint: str, column: str, newest_us: int | None) -> None:
+        """Remember the greatest moment in a column of a source's version; None where it holds no moment."""
+        with self.transaction() as con:
+            con.execute("INSERT OR REPLACE INTO freshness VALUES (?, ?, ?)", (fingerprint, column, newest_us))
 
 
 def _changes(old: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, tuple[str | None, str | None]]:

@@ -126,7 +126,7 @@ def _located(job: Job, run: Callable[[], Made]) -> Made:
         return run()
     except StepError as error:
         step = job.step
-        raise StepError(replace(p, where=p.where or step.where) for p in error.problems) from error
+        raise type(error)(replace(p, where=p.where or step.where) for p in error.problems) from error
 
 
 def _cannot_predict(job: Job, error: Exception) -> Problem | None:

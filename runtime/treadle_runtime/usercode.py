@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from treadle.errors import Location, Problem, StepError
+from treadle.errors import Location, Problem, StepError, TransientError
 
 MAX_FRAMES = 3
 _FOLDERS = ("features", "models", "pipelines", "tests")
@@ -128,7 +128,8 @@ def blamed(what: str, root: Path, resume: str) -> Iterator[None]:
     except StepError:
         raise
     except (Exception, SystemExit) as error:
-        raise StepError(_raised(what, error, root, resume)) from error
+        kind = StepError if isinstance(error, SyntaxError) else TransientError
+        raise kind(_raised(what, error, root, resume)) from error
 
 
 def _raised(what: str, error: BaseException, root: Path, resume: str) -> Problem:

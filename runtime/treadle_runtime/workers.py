@@ -13,13 +13,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from treadle.errors import Problem, StepError
+from treadle.errors import Problem, TransientError
+
+Working: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 _ENVIRONMENT = {
     # Threads that wait for others give their core away: spinning made small fits on a busy machine 17 times slower.
@@ -79,10 +81,14 @@ class Worker:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """End the process and what user code started in it, whatever they do; returns when it is gone."""
+    def kill(self) -> None:
+        """End the process and what user code started in it, whatever they do."""
         with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """`kill`, and return when the process is gone."""
+        self.kill()
         self._connection.close()
         os.close(self._lifeline)
         self.process.wait()
@@ -97,8 +103,12 @@ class WorkerPool:
         self._all: list[Worker] = []
         self._lock = threading.Lock()
         self._stopped = False
-        for _ in range(n):
-            self._start()
+        try:
+            for _ in range(n):
+                self._start()
+        except BaseException:
+            self.stop()
+            raise
 
     def _start(self) -> None:
         worker = Worker(self._root, self._preload)
@@ -127,21 +137,23 @@ class WorkerPool:
             if worker.is_alive():
                 self._free.put(worker)
 
-    def call(self, job: object, *, what: str) -> Any:
+    def call(self, job: object, *, what: str, working: Working) -> Any:
         """Run a job on a free worker, waiting for one.
 
         Args:
             job: a picklable value that `treadle_runtime.worker` knows how to run.
             what: the step, for the error.
+            working: opened while the worker computes, with what kills it.
 
         Raises:
-            StepError: TR710, the worker died; or what the job raised.
+            TransientError: TR710, the worker died.
+        StepError: what the job raised.
         """
         try:
-            with self._borrowed() as worker:
+            with self._borrowed() as worker, working(worker.kill):
                 return worker.call(job)
         except WorkerDiedError as error:
-            raise StepError(_died(what, error.returncode)) from error
+            raise TransientError(_died(what, error.returncode)) from error
 
     def stop(self) -> None:
         """End all workers, whatever they do; who waits for one gets TR710."""

@@ -274,10 +274,10 @@ class Workspace:
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
-            defer=self._deferral(defer, selectors, exclude) if defer else None,
+            defer=self._deferral(defer, selectors, exclude, state) if defer else None,
         )
 
-    def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...]) -> Deferral:
+    def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...], state: str | None) -> Deferral:
         """Return what may be read from another environment: nothing that the selection names, tested or built."""
         from treadle.projectfile import read_environments
 
@@ -285,7 +285,7 @@ class Workspace:
         if not selectors and not exclude:
             fix = "name what you work on, as in `treadle build --select NAME --defer ENV`"
             raise UsageError(Problem("TR603", "--defer needs a selection", why="all steps are selected", fix=fix))
-        chosen = select.select(self.graph, selectors, exclude)
+        chosen = select.select(self.graph, selectors, exclude, compared=self._compare_for(selectors, exclude, state))
         published = self.state.environment(env)
         return Deferral(env, {step_id: found for step_id, found in published.items() if step_id not in chosen})
 
@@ -293,7 +293,7 @@ class Workspace:
         self, selectors: Iterable[str], exclude: Iterable[str], tests: Tests, state: str | None
     ) -> frozenset[str]:
         graph, selectors, exclude = self.graph, tuple(selectors), tuple(exclude)
-        compared = self.compare(state) if select.uses_state((*selectors, *exclude)) else None
+        compared = self._compare_for(selectors, exclude, state)
         selected = select.select(graph, selectors, exclude, compared=compared)
         if tests == "without":
             return frozenset(step_id for step_id in selected if graph[step_id].kind != "test")
@@ -301,6 +301,10 @@ class Workspace:
         if exclude:
             selected -= select.select(graph, exclude, compared=compared)
         return frozenset(s for s in selected if graph[s].kind == "test") if tests == "only" else selected
+
+    def _compare_for(self, selectors: tuple[str, ...], exclude: tuple[str, ...], state: str | None) -> Compared | None:
+        """Return what `state:` in a selection stands for; None where it does not ask."""
+        return self.compare(state) if select.uses_state((*selectors, *exclude)) else None
 
     def compare(self, state: str | None = None) -> Compared:
         """Return which steps are new, and which are modified, beside another side.
@@ -338,10 +342,14 @@ class Workspace:
         full_refresh: bool = False,
         threads: int = 2,
         defer: str | None = None,
+        options: Mapping[str, Any] | None = None,
         emit: Emit = _ignore,
         state: str | None = None,
     ) -> Outcome:
         """Compute what the selection needs and publish it in the environment; see `plan` for what the options mean.
+
+        Args:
+            options: what the run remembers of its call, for `retry`; None for these arguments.
 
         Returns:
             How each step ended. Nothing is published when one failed.
@@ -354,10 +362,13 @@ class Workspace:
         self.check_trainers()
         self._select(selectors, exclude, tests, state)
         if defer:
-            self._deferral(defer, selectors, exclude)
+            self._deferral(defer, selectors, exclude, state)
         self.store.sweep()
+        if options is None:
+            options = {"select": selectors, "exclude": exclude, "tests": tests, "full_refresh": full_refresh}
+            options |= {"threads": threads, "defer": defer, "state": state, "vars": dict(self._variables or {})}
         with storage_errors(self.folder):
-            run_id = self.state.start_run(environment, self.command, as_of=self.as_of)
+            run_id = self.state.start_run(environment, self.command, as_of=self.as_of, options=options)
         status: RunStatus = "interrupted"
         try:
             make = partial(

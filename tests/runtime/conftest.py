@@ -200,7 +200,7 @@ class ProjectFolder:
         return {p.step.id: p.reason for p in self.plan(*selectors) if p.action == "build"}
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "treadle.cli", *arguments]
+        command = [sys.executable, "-m", "treadle", *arguments]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(command, cwd=self.root, text=True, **options)
 

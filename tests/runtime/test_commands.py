@@ -149,7 +149,7 @@ def test_list_and_compile(churn: ProjectFolder) -> None:
 
 
 def test_list_survives_a_closed_pipe(churn: ProjectFolder) -> None:
-    command = f"{sys.executable} -m treadle.cli list | head -n 1"
+    command = f"{sys.executable} -m treadle list | head -n 1"
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=churn.root, capture_output=True, text=True, check=False
     )

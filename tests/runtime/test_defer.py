@@ -149,3 +149,9 @@ def test_pipeline_is_trained_on_features_of_the_other_environment(churn: Project
     now = published(churn, "dev")
     assert now["churn.tree.train"] != before["churn.tree.train"]
     assert {step for step in before if now.get(step) != before[step]} == {"churn.tree.train"}
+
+
+def test_changed_steps_alone_are_built_on_the_environment_that_they_are_compared_with(project: ProjectFolder) -> None:
+    options = ("--select", "state:modified,top", "--state", "production", "--defer", "production")
+    project.treadle("build", *options)
+    assert published(project, "dev").keys() == {"recent", "top"}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from treadle_runtime.lock import hold_lock
+
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
 
@@ -97,21 +99,109 @@ def test_workers_and_what_they_started_end_with_the_build(make_project: MakeProj
 # Ctrl-C
 
 
-@pytest.mark.parametrize("code", [SLEEPS, SPINS])
-def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: str) -> None:
+def has_handlers(process: subprocess.Popen[str]) -> bool:
+    """Return whether a process handles SIGTERM by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def end(process: subprocess.Popen[str], *signals: int) -> list[str]:
+    """Send signals and return the lines of stderr, once the process ended as the first of them asks for."""
+    for number in signals or (signal.SIGINT,):
+        process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + (signals or (signal.SIGINT,))[0], stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert "Exception ignored" not in stderr
+    return stderr.splitlines()
+
+
+@pytest.mark.parametrize("code", [SLEEPS, SPINS, MATCHES])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: str, number: int) -> None:
     project = make_project("features", slow_feature(code))
     process = start_slow(project, "build", "--threads", "2")
     project.wait_for(
         lambda: any(b'"feature"' in meta for meta in project.metas().values()), "the other feature is built"
     )
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert stdout == ""
-    assert stderr.splitlines()[-2:] == ["interrupted: what is built is kept", "next: treadle build --threads 2"]
-    assert "Traceback" not in stderr
+    lines = end(process, number)
+    assert lines[-2:] == ["interrupted: what is built is kept", "next: treadle build --threads 2"]
     assert project.leftovers() == []
     assert project.json("runs")[0]["status"] == "interrupted"
+
+
+def test_more_signals_change_nothing(make_project: MakeProject) -> None:
+    project = make_project("features", slow_feature(SPINS))
+    lines = end(start_slow(project), signal.SIGINT, signal.SIGTERM, *[signal.SIGINT] * 5)
+    assert lines[-2:] == ["interrupted: what is built is kept", "next: treadle build"]
+    assert project.leftovers() == []
+    assert project.json("runs")[0]["status"] == "interrupted"
+
+
+def test_interrupt_before_anything_runs(make_project: MakeProject) -> None:
+    project = make_project("features")
+    process = project.start("build", "--select", "+spend, *")
+    project.wait_for(lambda: has_handlers(process), "the process has begun")
+    [first, last] = [line for line in end(process) if line]
+    assert first.startswith("interrupted")
+    assert last == "next: treadle build --select '+spend, *'"
+    assert project.leftovers() == []
+
+
+def test_interrupt_while_workers_start(make_project: MakeProject) -> None:
+    project = make_project("features", "profile")
+    process = project.start("build", "--threads", "2")
+    project.wait_for(project.workers, "a worker starts")
+    assert "next: treadle build --threads 2" in end(process)
+    assert project.leftovers() == []
+
+
+def test_interrupt_ends_a_build_that_waits_for_the_state(make_project: MakeProject) -> None:
+    """The main thread waits in C code, which no signal handler written in Python can break into."""
+    project = make_project("features")
+    project.build("orders")
+    with project.open() as workspace, workspace.state.transaction():
+        process = project.start("build")
+        opened = Path(f"/proc/{process.pid}/fd")
+        project.wait_for(lambda: any("state.db-wal" in os.readlink(f) for f in opened.glob("*") if f.exists()))
+        assert end(process)[-2:] == ["interrupted: what is built is kept", "next: treadle build"]
+    project.treadle("build")
+    assert project.leftovers() == []
+
+
+def test_interrupt_after_the_map_was_written(make_project: MakeProject) -> None:
+    project = make_project("features")
+    with hold_lock(project.root / ".treadle/claims/catalog-dev.lock"):
+        process = project.start("build")
+        project.wait_for(lambda: (project.root / ".treadle/state.db").exists())
+        with project.open() as workspace:
+            project.wait_for(lambda: workspace.state.environment("dev"), "the map is written")
+        assert "next: treadle build" in end(process)
+    assert project.json("runs")[0]["status"] == "interrupted"
+    assert all(step["action"] != "build" for step in project.json("plan"))
+    project.treadle("build")
+    assert (project.root / ".treadle/dev.duckdb").exists()
+    assert project.leftovers() == []
+
+
+def test_debugger_lives_on_after_an_interrupt(make_project: MakeProject) -> None:
+    project = make_project("features", "profile")
+    project.edit("features/profile.py", "    return", "    raise ValueError\n    return")
+    process = project.start(
+        "run", "profile", "--pdb", stdin=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    while "->" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    process.send_signal(signal.SIGINT)
+    while "KeyboardInterrupt" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    stdout, _ = process.communicate("p 6 * 7\nq\n", timeout=60)
+    assert "42" in stdout
+    assert process.returncode == 1
 
 
 def test_interrupt_stops_a_query(make_project: MakeProject) -> None:
@@ -121,11 +211,9 @@ def test_interrupt_stops_a_query(make_project: MakeProject) -> None:
     project = make_project("features", slow)
     process = project.start("build", "--threads", "2")
     project.wait_for(lambda: len(project.metas()) >= 4)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "next: treadle build --threads 2" in stderr
+    assert "next: treadle build --threads 2" in end(process)
     assert project.leftovers() == []
+    assert project.json("runs")[0]["status"] == "interrupted"
 
 
 def test_interrupt_ends_a_build_that_waits_for_another(make_project: MakeProject) -> None:
@@ -137,12 +225,9 @@ def test_interrupt_ends_a_build_that_waits_for_another(make_project: MakeProject
             assert "slow waits: pid" in line
             assert f"pid {first.pid}, treadle build" in line
             break
-    second.send_signal(signal.SIGINT)
-    _, stderr = second.communicate(timeout=60)
-    assert second.returncode == 130, stderr
+    assert "next: treadle build" in end(second)
     assert first.poll() is None
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    end(first)
     assert project.leftovers() == []
 
 

@@ -351,6 +351,18 @@ def test_migration_keeps_the_data_and_a_backup(tmp_path: Path) -> None:
     backup.close()
 
 
+def test_runs_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    with open_state(tmp_path, migrations=MIGRATIONS[:1]) as state, state.transaction() as con:
+        values = "(1, 'r1', 'dev', 'treadle build', NULL, '2026-01-01', '2026-01-01', 'failed')"
+        con.execute(f"INSERT INTO runs VALUES {values}")
+        con.execute("INSERT INTO run_steps VALUES ('r1', 'a', NULL, 'failed', 0.5, 'no')")
+    with open_state(tmp_path) as state:
+        run = state.last_run("dev")
+        assert run is not None
+        assert (run.id, run.options, state.last_run("production")) == ("r1", {}, None)
+        assert [(step.step, step.message, step.attempts) for step in run.steps] == [("a", "no", 1)]
+
+
 def test_failing_migration_leaves_the_old_version(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         state.publish("dev", state.start_run("dev", "build"), {"a": "1"})

@@ -11,6 +11,7 @@ import click
 from treadle_runtime.commands.options import (
     as_of_option,
     defer_option,
+    interruption,
     json_option,
     open_project,
     project_options,
@@ -95,37 +96,44 @@ def _build(
     variables: str | None,
     as_json: bool,
 ) -> int:
+    interruption().is_kept = True
+    with open_project(folder, environment, variables, as_of) as workspace:
+        return build_and_tell(
+            workspace,
+            as_json=as_json,
+            selectors=select,
+            exclude=exclude,
+            tests=tests,
+            full_refresh=full_refresh,
+            threads=threads,
+            defer=defer,
+            state=state,
+        )
+
+
+def build_and_tell(workspace: Workspace, *, as_json: bool, **arguments: Any) -> int:
+    """Build, tell it as it goes and what came of it, and return the exit code.
+
+    Args:
+        arguments: of `Workspace.build`.
+    """
     from treadle_runtime.commands.console import Reporter, print_json, print_problem
     from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
 
-    with open_project(folder, environment, variables, as_of) as workspace:
-        reporter = Reporter(as_json=as_json)
-        for warning in workspace.graph.warnings:
-            print_problem(warning, severity="warning")
-        try:
-            outcome = workspace.build(
-                select,
-                exclude,
-                tests=tests,
-                full_refresh=full_refresh,
-                threads=threads,
-                defer=defer,
-                emit=reporter,
-                state=state,
-            )
-        except KeyboardInterrupt:
-            reporter.close()
-            click.echo(f"interrupted: what is built is kept\nnext: {workspace.command}", err=True)
-            return 130
-        finally:
-            reporter.close()
-        results = to_results(workspace, outcome, reporter)
-        if as_json:
-            print_json(results)
-        else:
-            print_summary(workspace, outcome, reporter)
-            print_failures(outcome)
-        return exit_code(outcome)
+    reporter = Reporter(as_json=as_json)
+    for warning in workspace.graph.warnings:
+        print_problem(warning, severity="warning")
+    try:
+        outcome = workspace.build(**arguments, emit=reporter)
+    finally:
+        reporter.close()
+    results = to_results(workspace, outcome, reporter)
+    if as_json:
+        print_json(results)
+    else:
+        print_summary(workspace, outcome, reporter)
+        print_failures(outcome)
+    return exit_code(outcome)
 
 
 def _debug(
@@ -149,7 +157,10 @@ def _debug(
             Problem("TR603", "--pdb takes no --defer", fix="leave --defer out: what the step reads is built")
         )
     with open_project(folder, environment, variables, as_of) as workspace:
-        return debug_step(workspace, steps[0]) if _build_inputs(workspace, steps[0], threads) else 1
+        if not _build_inputs(workspace, steps[0], threads):
+            return 1
+        with interruption().suspended():
+            return debug_step(workspace, steps[0])
 
 
 def _build_inputs(workspace: Workspace, step: str, threads: int) -> bool:

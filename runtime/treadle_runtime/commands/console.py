@@ -17,6 +17,7 @@ from treadle.events import (
     RunFinished,
     RunStarted,
     StepFinished,
+    StepRetries,
     StepStarted,
     StepWaits,
 )
@@ -24,6 +25,7 @@ from treadle_runtime.commands.story import tell
 
 MAX_PROBLEMS = 3
 MAX_NAMES = 6
+MAX_REASON = 120
 
 
 def print_json(value: object) -> None:
@@ -78,6 +80,8 @@ class Reporter:
                 self._show_running(event)
             case StepWaits():
                 self._line(f"{event.step_id} waits: {event.holder} computes it too")
+            case StepRetries():
+                self._line(_tell_retry(event))
             case StepFinished():
                 self._finished(event)
             case RunFinished():
@@ -148,6 +152,12 @@ class Reporter:
             self._bar.start()
         else:
             click.echo(line, err=True)
+
+
+def _tell_retry(event: StepRetries) -> str:
+    reason = (event.problem.why or event.problem.what).splitlines()[0][:MAX_REASON]
+    tried = f"try {event.attempt} of {event.n_attempts} failed ({event.problem.code}: {reason})"
+    return f"{event.step_id}: {tried}, again in {event.pause_s:g} s"
 
 
 def _short_name(event: StepFinished) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from treadle.interruption import Interruption
 
 if TYPE_CHECKING:
     from treadle.step import Graph
@@ -20,8 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def project_options(command: F) -> F:
     """Add --project, --env and --vars."""
+    text = "Variables that win, such as '{late: 30}'"
+    return place_options(click.option("--vars", "variables", metavar="YAML", help=text)(command))
+
+
+def place_options(command: F) -> F:
+    """Add --project and --env, for a command that has its variables from elsewhere."""
     for option in (
-        click.option("--vars", "variables", metavar="YAML", help="Variables that win, such as '{late: 30}'"),
         click.option("--env", "environment", metavar="NAME", help="Environment; by default the project's"),
         folder_option,
     ):
@@ -88,15 +95,26 @@ def open_project(
 ) -> Workspace:
     """Open the project that the options name; the command's own words tell others who holds a claim."""
     from treadle.files import find_root
+
+    return open_run(find_root(folder), environment, variables=_parse_variables(variables), as_of=as_of)
+
+
+def open_run(
+    root: Path,
+    environment: str | None = None,
+    *,
+    variables: Mapping[str, Any] | None = None,
+    as_of: str | None = None,
+) -> Workspace:
+    """Open a project with values for what the options give as text."""
     from treadle_runtime.workspace import Workspace
 
-    return Workspace(
-        find_root(folder),
-        environment=environment,
-        variables=_parse_variables(variables),
-        as_of=as_of,
-        command=command_words(),
-    )
+    return Workspace(root, environment=environment, variables=variables, as_of=as_of, command=command_words())
+
+
+def interruption() -> Interruption:
+    """Return what this process does when it is told to end."""
+    return click.get_current_context().find_object(Interruption) or Interruption(sys.argv[1:])
 
 
 def command_words() -> str:

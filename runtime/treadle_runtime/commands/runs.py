@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from treadle_runtime.commands.options import json_option, open_project, project_options
+
+if TYPE_CHECKING:
+    from treadle_runtime.state import StepRecord
 
 
 @click.command("runs")
@@ -57,5 +61,10 @@ def runs(
             print_json(asdict(run))
             return
         click.echo(f"{run.id}: {run.command}: {run.status} in {run.env}")
-        for line in to_lines([(s.status, s.step, seconds(s.seconds), s.message) for s in run.steps]):
+        for line in to_lines([(s.status, s.step, seconds(s.seconds), _remark(s)) for s in run.steps]):
             click.echo(line)
+
+
+def _remark(step: StepRecord) -> str:
+    tries = f"{step.attempts} tries" if step.attempts > 1 else ""
+    return "; ".join(text for text in (tries, step.message) if text)

@@ -82,6 +82,7 @@ def _step_json(result: StepResult, workspace: Workspace) -> dict[str, Any]:
     return {
         **found,
         "seconds": result.seconds,
+        "attempts": result.attempts,
         "rows": version.rows if version else 0,
         "info": dict(version.info) if version else {},
         "problems": [problem.to_json() for problem in result.problems],

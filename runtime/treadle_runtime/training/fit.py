@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from treadle.errors import Problem, StepError, TreadleError
+from treadle.errors import Problem, StepError, TransientError, TreadleError
 from treadle_runtime.training.contract import Batch, FitContext, Inputs, Model, Trainer
 from treadle_runtime.training.labels import encode_labels, positions
 from treadle_runtime.training.model import TrainedModel, library_versions
@@ -113,7 +113,8 @@ def _fit(
     except TreadleError:
         raise
     except Exception as e:
-        raise StepError(
+        kind = TransientError if isinstance(e, MemoryError) else StepError
+        raise kind(
             Problem(
                 "TR716",
                 f'trainer "{trainer.name}" could not be fitted',
