@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from treadle.errors import Problem
 
-Status = Literal["built", "reused", "inlined", "failed", "skipped"]
+Status = Literal["built", "backfilled", "reused", "inlined", "failed", "skipped"]
 Outcome = Literal["passed", "failed", "rejected", "interrupted"]
 
 
@@ -52,6 +52,8 @@ class StepFinished:
         info: what its version tells of itself.
         notes: what should be looked at, a phrase each.
         problems: why it failed or was skipped.
+        pieces: of a step that is put together from pieces, (how many were computed now, how many there are); of one
+            that was backfilled, (how many there are by now, how many it takes).
     """
 
     step_id: str
@@ -65,6 +67,7 @@ class StepFinished:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     severity: str = "error"
+    pieces: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

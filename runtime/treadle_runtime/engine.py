@@ -116,7 +116,8 @@ def view_sql(version: Version, folder: str) -> str | None:
     pattern = escape_glob(folder)
     paths = ", ".join(f"{pattern} || {quote_text('/' + name)}" for name in files)
     select = ", ".join(column.read for column in columns)
-    return f"select {select} from read_parquet([{paths}], hive_partitioning = false)"
+    union = ", union_by_name = true" if version.info.get("union_by_name") else ""
+    return f"select {select} from read_parquet([{paths}], hive_partitioning = false{union})"
 
 
 def escape_glob(path: str) -> str:

@@ -85,11 +85,26 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
     return csv_sql([escape_glob(str(file)) for _, file in files], dialect, options, columns=declared)
 
 
+def check_same_columns(
+    con: Connection, config: Mapping[str, Any], observed: Observed, root: Path, known: Mapping[str, Sequence[str]]
+) -> None:
+    """Make sure that files have the same columns as those whose columns are known.
+
+    Raises:
+        StepError: TR713.
+    """
+    _check_same(observed.name, {**known, **_columns_of_each(con, config, observed, root)})
+
+
 def read_sql(config: Mapping[str, Any], observed: Observed, root: Path) -> str:
     """Return the SELECT over a Parquet source's own files, by absolute paths; columns are matched by name."""
-    paths = ", ".join(quote_text(escape_glob(str(file))) for file in observed.files(root))
-    source = f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)"
-    return _select_cast(source, config.get("columns") or {})
+    return parquet_sql(observed.files(root), config.get("columns") or {})
+
+
+def parquet_sql(files: Iterable[Path], declared: Mapping[str, str]) -> str:
+    """Return the SELECT over Parquet files, whose columns are matched by name, with the declared types."""
+    paths = ", ".join(quote_text(escape_glob(str(file))) for file in files)
+    return _select_cast(f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)", declared)
 
 
 def _files(observed: Observed, root: Path) -> list[tuple[str, Path]]:

@@ -93,4 +93,5 @@ def finished(result: StepResult) -> StepFinished:
         notes=result.notes,
         problems=result.problems,
         severity=str(step.settings.get("severity", "error")),
+        pieces=result.pieces,
     )

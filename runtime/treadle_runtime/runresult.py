@@ -19,6 +19,7 @@ class StepResult:
         version: what was built, or found built when the step's turn came; None for what the plan reused.
         verdict: of a test or of gates; None for all else.
         texts: component -> text, to be recorded with the version; None where it is recorded already.
+        pieces: of a step that is put together from pieces, as `StepFinished` tells them.
     """
 
     planned: PlannedStep
@@ -29,6 +30,7 @@ class StepResult:
     problems: tuple[Problem, ...] = ()
     verdict: bool | None = None
     texts: Mapping[str, str] | None = None
+    pieces: tuple[int, int] | None = None
 
     @property
     def has_passed(self) -> bool:

@@ -69,8 +69,25 @@ def csv_sql(
         columns: name -> type, of those that are not to be detected.
         sample_size: how many rows the other types are detected from.
     """
-    arguments = [f"[{', '.join(map(quote_text, files))}]", dialect.to_sql()]
-    arguments.append(f"sample_size={sample_size}, files_to_sniff=-1")
+    arguments = _csv_arguments(dialect, options, columns or {}, sample_size)
+    return f"select * from read_csv([{', '.join(map(quote_text, files))}], files_to_sniff=-1, {arguments})"
+
+
+def sniff_sql(
+    file: str, dialect: Dialect, options: Mapping[str, Any], *, columns: Mapping[str, str] | None = None
+) -> str:
+    """Return a query of one row: has a CSV file a header, how does it write dates, how timestamps (NULL: as ISO does).
+
+    Args:
+        file: a path, which is no pattern here.
+        options, columns: as in `csv_sql`.
+    """
+    arguments = _csv_arguments(dialect, options, columns or {}, _ALL_ROWS)
+    return f"select HasHeader, DateFormat, TimestampFormat from sniff_csv({quote_text(file)}, {arguments})"
+
+
+def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mapping[str, str], sample_size: int) -> str:
+    arguments = [dialect.to_sql(), f"sample_size={sample_size}"]
     if options.get("header") is not None:
         arguments.append(f"header={str(options['header']).lower()}")
     null = options.get("null")
@@ -83,7 +100,7 @@ def csv_sql(
     if columns:
         types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
         arguments.append(f"types={{{types}}}")
-    return f"select * from read_csv({', '.join(arguments)})"
+    return ", ".join(arguments)
 
 
 def json_sql(files: Sequence[str], columns: Mapping[str, str] | None = None) -> str:
