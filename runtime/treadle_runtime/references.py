@@ -17,7 +17,7 @@ from treadle_runtime.store import Store
 REASONS: Mapping[str, str] = {
     "published": "in an environment or the registry",
     "history": "to roll back to",
-    "pieces": "put together in one of these",
+    "pieces": "that these are put together from",
     "run": "for a run in work",
     "reader": "for a reader",
     "catalog": "in an open catalog",

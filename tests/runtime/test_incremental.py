@@ -726,11 +726,71 @@ def test_clean_keeps_the_pieces_of_what_is_published(project: ProjectFolder) -> 
     project.build()
     project.write("data/orders-02.csv", some_day(2, seed=7))
     current = version(project.build())
-    project.treadle("clean", "--yes")
-    assert find_pieces(current.info) <= set(project.metas())
-    assert len(pieces_of(project)) == 4
+    assert len(pieces_of(project)) == 5
+    project.treadle("clean", "--older-than", "0s", "--yes")
+    assert len(pieces_of(project)) == 5, "the version before can be rolled back to"
+    printed = project.treadle("clean", "--older-than", "0s", "--keep", "0", "--yes").stdout
+    assert "8 that these are put together from" in printed, "four intervals, four files"
+    assert pieces_of(project) == find_pieces(current.info)
     project.write("data/orders-05.csv", some_day(5))
     assert computed(project.build()) == (1, 5)
+
+
+def test_clean_leaves_the_pieces_of_a_build_in_work(project: ProjectFolder) -> None:
+    """A backfill is published nowhere; a build that counts on its intervals has said so before it looks for them."""
+    project.write("features/daily.sql", feature(SLOW_QUERY))
+    project.treadle("run", "daily", "--end", "2024-01-04")
+    done = pieces_of(project)
+    assert len(done) == 3
+    build = project.start("build", "--json", stderr=subprocess.DEVNULL)
+    project.wait_for(
+        lambda: any(fp in lock.read_text() for lock in project.root.glob(".treadle/runs/*.lock") for fp in done)
+    )
+    project.treadle("clean", "--older-than", "0s", "--yes")
+    assert done <= pieces_of(project)
+    steps = json.loads(build.communicate(timeout=60)[0])["steps"]
+    assert [step["pieces"] for step in steps if step["id"] == "daily"] == [[1, 4]]
+
+
+def flip(project: ProjectFolder, found: Version, number: int) -> None:
+    """Change a bit in a part of a table, which is a part of an interval too."""
+    part = found.folder / found.parts[number].name
+    part.chmod(0o644)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    assert len(project.json("verify", code=1)["wrong"]) == 2
+
+
+@pytest.mark.parametrize("select", [(), ("--select", "daily")])
+def test_verify_takes_a_damaged_interval_away_with_its_table(project: ProjectFolder, select: tuple[str, ...]) -> None:
+    before = version(project.build())
+    flip(project, before, 2)
+    wrong = project.json("verify", "--repair", *select)["wrong"]
+    assert [(each["status"], each["step"], each["is_withdrawn"]) for each in wrong] == [("damaged", "daily", True)] * 2
+    built = project.build()
+    assert computed(built) == (1, 4)
+    assert digests(version(built)) == digests(before)
+    project.json("verify")
+
+
+def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(project: ProjectFolder) -> None:
+    before = version(project.build())
+    flip(project, before, 2)
+    shutil.rmtree(before.folder)
+    built = project.build()
+    assert computed(built) == (1, 4)
+    assert digests(version(built)) == digests(before)
+    project.json("verify")
+
+
+def test_full_refresh_replaces_a_damaged_interval(project: ProjectFolder) -> None:
+    before = version(project.build())
+    flip(project, before, 2)
+    built = project.build("daily", full_refresh=True)
+    assert digests(version(built)) == digests(before)
+    assert "was damaged and is replaced" in built.notes("daily")[0]
+    project.json("verify")
 
 
 def test_table_stands_although_its_pieces_are_gone(project: ProjectFolder) -> None:
