@@ -17,9 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
+from treadle.errors import StepError
 from treadle.fingerprint import to_canonical_json
 from treadle_runtime import engine, readers
-from treadle_runtime.engine import Connection
+from treadle_runtime.engine import Connection, Written
 from treadle_runtime.intervals import rule_of
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Piece, Pieces, link_part
@@ -27,7 +30,16 @@ from treadle_runtime.session import Lend
 from treadle_runtime.sources import Observed
 from treadle_runtime.spare import Spare
 from treadle_runtime.state import SourcePart
-from treadle_runtime.textfile import Dialect, csv_sql, json_sql, read_dialect, sniff_sql
+from treadle_runtime.textfile import (
+    Dialect,
+    csv_sql,
+    json_sql,
+    plain_csv_sql,
+    read_dialect,
+    read_first_row,
+    read_head,
+    sniff_sql,
+)
 from treadle_runtime.timedtable import check_time
 from treadle_runtime.times import part_times
 from treadle_runtime.types import quote_name
@@ -65,6 +77,19 @@ class Form:
             return json_sql([pattern], self.columns)
         names = ", ".join(quote_name(name) for name in self.columns)
         return f"select {names} from ({csv_sql([pattern], self.dialect, self.options, columns=self.columns)})"
+
+    def plain_select(self, file: Path) -> str | None:
+        """Return the SELECT that reads a CSV file with just these columns in its first line; None for any other."""
+        if self.dialect is None or not self.options.get("header"):
+            return None
+        first = read_first_row(file, self.dialect)
+        if sorted(first) != sorted(self.columns):
+            return None
+        names = ", ".join(quote_name(name) for name in self.columns)
+        columns = {name: self.columns[name] for name in first}
+        return (
+            f"select {names} from ({plain_csv_sql(engine.escape_glob(str(file)), self.dialect, self.options, columns)})"
+        )
 
     def digest(self) -> str:
         """Return text that is equal for forms that read alike."""
@@ -120,13 +145,29 @@ class _Reader:
 
     def _write(self, part: SourcePart, folder: Path) -> Made:
         alone = replace(self.observed, parts=(part,))
+        [file] = alone.files(self.job.root)
         with self._spare.use() as con, readers.reading(con, self.config, alone, self.job.root):
-            if self.form.dialect is not None:
-                known = {self.form.first: list(self.form.columns)}
-                readers.check_same_columns(con, self.config, alone, self.job.root, known)
-            select = self.form.select(alone.files(self.job.root)[0])
-            written = engine.write_query(con, select, folder, what=self.what, where=self.job.step.where)
+            written = self._write_plain(con, file, folder) or self._write_detected(con, file, folder, alone)
         return Made(written.columns, times=part_times(folder, self.config["event_time"]))
+
+    def _write_plain(self, con: Connection, file: Path, folder: Path) -> Written | None:
+        """Write a file that is as plain as most are, without any detection; None where it is not."""
+        select = self.form.plain_select(file)
+        try:
+            return None if select is None else self._run(con, select, folder)
+        except StepError as error:
+            if isinstance(error.__cause__, duckdb.InterruptException):
+                raise
+            return None  # what is wrong is found, and told, where nothing is taken for granted
+
+    def _write_detected(self, con: Connection, file: Path, folder: Path, alone: Observed) -> Written:
+        if self.form.dialect is not None:
+            known = {self.form.first: list(self.form.columns)}
+            readers.check_same_columns(con, self.config, alone, self.job.root, known)
+        return self._run(con, self.form.select(file), folder)
+
+    def _run(self, con: Connection, select: str, folder: Path) -> Written:
+        return engine.write_query(con, select, folder, what=self.what, where=self.job.step.where)
 
 
 def _find_form(con: Connection, config: Mapping[str, Any], observed: Observed, root: Path) -> Form:
@@ -134,7 +175,10 @@ def _find_form(con: Connection, config: Mapping[str, Any], observed: Observed, r
     declared: Mapping[str, str] = config.get("columns") or {}
     if config["format"] == "json":
         return Form(dict(engine.describe(con, readers.load(con, config, observed, root))), options)
-    first = next(part for part in observed.parts if part.size)
+    filled = [part for part in observed.parts if part.size]
+    both = zip(filled, replace(observed, parts=tuple(filled)).files(root), strict=True)
+    # A file of a header alone tells nothing but names.
+    first = next((part for part, file in both if len(read_head(file).strip().splitlines()) > 1), filled[0])
     alone = replace(observed, parts=(first,))
     [file] = alone.files(root)
     columns = dict(engine.describe(con, readers.load(con, config, alone, root)))

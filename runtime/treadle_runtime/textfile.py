@@ -73,6 +73,19 @@ def csv_sql(
     return f"select * from read_csv([{', '.join(map(quote_text, files))}], files_to_sniff=-1, {arguments})"
 
 
+def plain_csv_sql(file: str, dialect: Dialect, options: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Return the SELECT that reads one CSV file and detects nothing, which takes a fifth of the time on a small one.
+
+    Args:
+        file: a pattern.
+        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise.
+        columns: name -> type of all, in the order of the file.
+    """
+    types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
+    arguments = [dialect.to_sql(), *_form_arguments(options), f"auto_detect=false, columns={{{types}}}"]
+    return f"select * from read_csv([{quote_text(file)}], {', '.join(arguments)})"
+
+
 def sniff_sql(
     file: str, dialect: Dialect, options: Mapping[str, Any], *, columns: Mapping[str, str] | None = None
 ) -> str:
@@ -87,7 +100,15 @@ def sniff_sql(
 
 
 def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mapping[str, str], sample_size: int) -> str:
-    arguments = [dialect.to_sql(), f"sample_size={sample_size}"]
+    arguments = [dialect.to_sql(), f"sample_size={sample_size}", *_form_arguments(options)]
+    if columns:
+        types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
+        arguments.append(f"types={{{types}}}")
+    return ", ".join(arguments)
+
+
+def _form_arguments(options: Mapping[str, Any]) -> list[str]:
+    arguments = []
     if options.get("header") is not None:
         arguments.append(f"header={str(options['header']).lower()}")
     null = options.get("null")
@@ -97,10 +118,7 @@ def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mappin
     for key, name in (("date_format", "dateformat"), ("timestamp_format", "timestampformat")):
         if options.get(key):
             arguments.append(f"{name}={quote_text(options[key])}")
-    if columns:
-        types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
-        arguments.append(f"types={{{types}}}")
-    return ", ".join(arguments)
+    return arguments
 
 
 def json_sql(files: Sequence[str], columns: Mapping[str, str] | None = None) -> str:

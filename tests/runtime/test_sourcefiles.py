@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from treadle_runtime.store import Version
 
 HEAD = "id,ts,amount,note\n"
+COLUMNS = ", columns: [{name: id, type: BIGINT}, {name: ts, type: TIMESTAMP}, {name: amount, type: DOUBLE}, {name: note, type: VARCHAR}]"
 
 
 def source(path: str = "data/*.csv", more: str = "", *, event_time: str = "ts") -> str:
@@ -176,10 +178,15 @@ def test_columns_in_another_order_are_put_into_the_first_ones(project: ProjectFo
     assert rows(project.build()) == timed
 
 
+def test_declared_types_hold_whatever_the_order_in_a_file(project: ProjectFolder) -> None:
+    write_source(project, "data/*.csv", COLUMNS)
+    project.write("data/2.csv", "note,ts,id,amount\nx,2024-01-02 00:00:00,7,1.5\n")
+    assert rows(project.build())[5] == (7, datetime(2024, 1, 2), 1.5, "x")
+
+
 @pytest.mark.parametrize("declared", [False, True])
 def test_file_with_other_columns_is_refused(project: ProjectFolder, declared: bool) -> None:
-    columns = ", columns: [{name: id, type: INTEGER}, {name: ts, type: TIMESTAMP}, {name: amount, type: DOUBLE}, {name: note, type: VARCHAR}]"
-    write_source(project, "data/*.csv", columns if declared else "")
+    write_source(project, "data/*.csv", COLUMNS if declared else "")
     project.build()
     project.write("data/4.csv", "id,ts,amount,remark\n1,2024-01-04,1,x\n")
     problem = project.build().problems["orders"]
@@ -188,8 +195,7 @@ def test_file_with_other_columns_is_refused(project: ProjectFolder, declared: bo
 
 
 def test_value_that_does_not_parse_is_shown_with_its_line(project: ProjectFolder) -> None:
-    columns = ", columns: [{name: id, type: INTEGER}, {name: ts, type: TIMESTAMP}, {name: amount, type: DOUBLE}, {name: note, type: VARCHAR}]"
-    write_source(project, "data/*.csv", columns)
+    write_source(project, "data/*.csv", COLUMNS)
     project.write("data/4.csv", HEAD + "1,2024-01-04 00:00:00,1,x\n2,2024-01-04 00:00:00,much,x\n")
     problem = project.build().problems["orders"]
     assert problem.code == "TR713"
@@ -241,9 +247,12 @@ def test_python_feature_reads_all_parts(project: ProjectFolder) -> None:
     assert result.parts[0].times is not None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_files_give_the_rows_of_the_source_without_a_time(project: ProjectFolder, seed: int) -> None:
     rng = random.Random(seed)
+    heads = [HEAD, '"id","ts","amount","note"\n']
+    declared = COLUMNS if seed % 2 else ""
+    write_source(project, "data/*.csv", declared)
     forms = ["2024-01-{:02} 10:00:00", "2024-01-{:02}T10:00:00", "2024-01-{:02} 10:00:00.25"]
     for day in range(1, 6):
         quoted = rng.random() < 0.5
@@ -253,8 +262,11 @@ def test_random_files_give_the_rows_of_the_source_without_a_time(project: Projec
             lines.append(
                 f"{rng.choice(['', i, 2**40])},{rng.choice(forms).format(day)},{rng.choice(['', 1, '1.5', '1e3'])},{note}"
             )
-        project.write(f"data/{day}.csv", HEAD + "".join(line + "\n" for line in lines))
+        text = rng.choice(heads) + "".join(line + "\n" for line in lines)
+        if rng.random() < 0.3:
+            text = text.replace("\n", "\r\n")
+        (project.root / f"data/{day}.csv").write_bytes(rng.choice([b"", b"\xef\xbb\xbf"]) + text.encode())
     project.write("data/6.csv", HEAD + "1,2024-01-09 00:00:00,1,z\n")
     timed = rows(project.build())
-    write_source(project, event_time="")
+    write_source(project, "data/*.csv", declared, event_time="")
     assert rows(project.build()) == timed
