@@ -177,6 +177,20 @@ def test_untimed_input_that_changes_computes_all(project: ProjectFolder) -> None
     assert computed(project.build()) == (5, 5)
 
 
+def test_table_whose_parts_tell_no_times_is_asked_for_them(project: ProjectFolder) -> None:
+    """As an earlier Treadle wrote it; and as one with an infinite time in it, whose range nothing tells."""
+    project.write(
+        "features/typed.sql",
+        "{{ config(event_time='ts') }}\nselect * from {{ ref('orders') }} union all select 'u', 'infinity'::timestamp, 1",
+    )
+    project.write("features/daily.sql", feature(DAILY.replace("orders", "typed")))
+    typed = version(project.build("typed"), "typed")
+    assert typed.parts[0].times is None
+    built = project.build()
+    assert computed(built) == (4, 4)
+    assert rows(version(built), "order by all") == plain(project, DAILY)
+
+
 def test_incremental_features_stand_on_each_other(project: ProjectFolder) -> None:
     project.write(
         "features/weekly.sql",
