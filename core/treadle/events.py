@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from treadle.errors import Problem
 
-Status = Literal["built", "reused", "inlined", "failed", "skipped"]
+Status = Literal["built", "backfilled", "reused", "inlined", "failed", "skipped"]
 Outcome = Literal["passed", "failed", "rejected", "interrupted"]
 
 
@@ -71,6 +71,8 @@ class StepFinished:
         notes: what should be looked at, a phrase each.
         problems: why it failed or was skipped.
         attempts: how many tries it took.
+        pieces: of a step that is put together from pieces, (how many were computed now, how many there are); of one
+            that was backfilled, (how many there are by now, how many it takes).
     """
 
     step_id: str
@@ -85,6 +87,7 @@ class StepFinished:
     problems: tuple[Problem, ...] = ()
     severity: str = "error"
     attempts: int = 1
+    pieces: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

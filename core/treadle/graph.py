@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from treadle.checks import block_readers, read_checks
 from treadle.errors import Location, Problem, ProjectError
+from treadle.incremental import check_inputs
 from treadle.modelling import PipelineReader
 from treadle.ownstages import add_stages
 from treadle.project import Project
@@ -62,6 +63,7 @@ def compile_graph(
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))
     else:
         _report_static(steps, scope)
+        scope.problems += check_inputs(steps)
     _report_disabled(steps, tables.disabled, scope)
     if scope.problems:
         raise ProjectError(sorted(dict.fromkeys(scope.problems), key=_position))
@@ -117,7 +119,7 @@ def _report_static(steps: list[Step], scope: Scope) -> None:
         if source is None or step.kind != "feature":
             continue
         timed[step_id] = source
-        if step.settings["static"]:
+        if step.settings["static"] and step.id not in scope.broken:
             why = f'it stands on "{source}", whose rows are true from their {by_id[source].config["event_time"]} on'
             fix = "give it an event_time of its own, or let it read what holds no later knowledge"
             what = f'static feature "{step.name}" stands on a timed one'

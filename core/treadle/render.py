@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from jinja2.runtime import Context
 
-FUNCTIONS = ("ref", "source", "var", "env_var", "config", "this", "as_of")
+FUNCTIONS = ("ref", "source", "var", "env_var", "config", "this", "as_of", "is_incremental")
 
 _NEWLINE = re.compile(r"\r\n|\r")
 _CODE = re.compile(r"\{[{%#]")
@@ -354,6 +354,10 @@ class Renderer:
 
     def _this(self) -> str:
         return quote(self._rendering.name)
+
+    def _is_incremental(self) -> bool:
+        """Return False: a query never restricts itself to new rows, as its inputs are restricted for it."""
+        return False
 
     def _as_of(self) -> str:
         self._rendering.uses_as_of = True

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from treadle.names import is_identifier, parse_duration_us
+from treadle.names import is_identifier, parse_duration_us, parse_moment_us
 
 SPEC_VERSION = 1
 
@@ -32,9 +32,15 @@ def _check_some_time(text: str) -> str:
     return text
 
 
+def _check_moment(text: str) -> str:
+    parse_moment_us(text)
+    return text
+
+
 Name = Annotated[str, AfterValidator(_check_identifier)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 SomeTime = Annotated[str, AfterValidator(_check_some_time)]
+Moment = Annotated[str, AfterValidator(_check_moment)]
 Scalar = str | int | float | bool | None
 Severity = Literal["error", "warn"]
 Task = Literal["binary", "multiclass", "regression"]
@@ -253,12 +259,14 @@ class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
     `path` is relative to the project's root; globs are allowed. `columns` with a `type` fix that column's type.
+    `event_time` names the column that says when a row happened: incremental features read the files that they need.
     """
 
     path: str | tuple[str, ...]
     format: Literal["csv", "parquet", "json", "duckdb"] | None = None
     table: str = ""
     csv: CsvOptions = Field(default_factory=CsvOptions)
+    event_time: str | None = None
     freshness: FreshnessSpec | None = None
 
     @property
@@ -286,7 +294,11 @@ class FeatureConfig(Tried):
     known_at: str | None = None
     static: bool = False
     ttl: Duration | None = None
-    materialized: Literal["table", "view"] = "table"
+    materialized: Literal["table", "view", "incremental"] = "table"
+    interval: Duration | None = None
+    lookback: Duration | None = None
+    begin: Moment | None = None
+    on_schema_change: Literal["rebuild", "fail", "append"] | None = None
     volatile: Literal["run", "day"] | None = None
     threads: int = Field(default=1, ge=1, le=256)
     tags: tuple[str, ...] = ()

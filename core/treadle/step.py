@@ -71,6 +71,12 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.config.get("materialized") == "view"
 
     @property
+    def has_pieces(self) -> bool:
+        """Whether its version is put together from pieces that are kept: intervals, or the files of a timed source."""
+        config = self.config
+        return bool(config.get("interval") or (self.kind == "source" and config.get("event_time")))
+
+    @property
     def blocks(self) -> bool:
         """Whether what depends on the tested steps waits for this test to pass."""
         return self.kind == "test" and self.settings.get("severity") == "error"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from treadle import pycode
+from treadle import incremental, pycode
 from treadle.errors import Location, Problem
 from treadle.names import close_match, parse_duration_us
 from treadle.project import Project
@@ -113,6 +113,7 @@ class TableReader:
                 "table": spec.table,
                 "csv": spec.csv.model_dump(exclude_defaults=True, mode="json"),
                 "columns": {column.name: column.type for column in spec.columns if column.type},
+                **({"event_time": spec.event_time} if spec.event_time else {}),
             },
             settings=settings,
             distributions=("duckdb",),
@@ -154,6 +155,7 @@ class TableReader:
             "threads": config.threads,
             "materialized": config.materialized,
             "volatile": config.volatile,
+            **incremental.counted(config),
         }
         self.features[feature.name] = feature
         self.steps.append(
@@ -174,17 +176,19 @@ class TableReader:
     def _feature(self, name: str, path: str, where: Location, given: Mapping[str, Any], description: str) -> Feature:
         """Merge the folder's defaults, the YAML entry and the file's own configuration, and check the result."""
         described = self.project.features.get(name)
-        values = dict(self.project.defaults(path))
+        own: dict[str, Any] = {}
         if described is not None:
             spec = described.spec
-            values.update({k: v for k, v in spec.model_dump(exclude_unset=True).items() if k in _CONFIG_KEYS})
+            own.update({k: v for k, v in spec.model_dump(exclude_unset=True).items() if k in _CONFIG_KEYS})
             description = spec.description or description
-        values.update(given)
-        config = self._config(name, where, values)
+        own.update(given)
+        config = self._config(name, where, {**self.project.defaults(path), **own})
         if not config.enabled:
             self.disabled.add(name)
         keys = self._keys(config, where)
         self._check_time(name, config, where)
+        is_python = path.endswith(".py")
+        self.scope.problems += incremental.check_config(name, config, where, own=own, is_python=is_python)
         return Feature(name, where, config, keys, description)
 
     def _check_time(self, name: str, config: FeatureConfig, where: Location) -> None:

@@ -14,6 +14,7 @@ from treadle_runtime import engine, usercode
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job, Made, Relation
 from treadle_runtime.session import Lend, create_relations, threads_of
+from treadle_runtime.times import part_times
 from treadle_runtime.types import quote_name, stored_columns
 
 _ARROW = frozenset({"pa.Table", "pyarrow.Table", "Table"})
@@ -32,9 +33,10 @@ def run_query(job: Job, lend: Lend) -> Made:
         raise ValueError(f"{step.id} has no query")
     with lend(job) as con:
         what = f'feature "{step.name}"'
-        order_by = _order(step)
+        order_by = order_of(step)
         written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
-    return Made(written.columns, reproducible=threads_of(job) == 1 and (bool(order_by) or not written.spilled))
+    is_reproducible = threads_of(job) == 1 and (bool(order_by) or not written.spilled)
+    return Made(written.columns, reproducible=is_reproducible, times=part_times(job.folder, step.config["event_time"]))
 
 
 def run_function(job: Job) -> Made:
@@ -43,9 +45,9 @@ def run_function(job: Job) -> Made:
     result, notes = call_function(job)
     table: pa.Table = result
     with engine.connect(temp_directory=job.scratch) as con:
-        order_by = _order(step) or table.column_names[:1]
+        order_by = order_of(step) or table.column_names[:1]
         written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=name_of(step), where=step.where)
-    return Made(written.columns, notes=notes)
+    return Made(written.columns, notes=notes, times=part_times(job.folder, step.config["event_time"]))
 
 
 def call_function(job: Job, *, is_table: bool = True) -> tuple[Any, tuple[str, ...]]:
@@ -89,7 +91,7 @@ def name_of(step: Step) -> str:
     return f'stage "{step.function.name}"'
 
 
-def _order(step: Step) -> list[str]:
+def order_of(step: Step) -> list[str]:
     """Return what a table is sorted by first: keys and times; nothing for a table that has neither."""
     times = [step.config[key] for key in ("event_time", "known_at") if step.config[key]]
     return [*step.config["keys"], *times]
@@ -134,7 +136,11 @@ def _scan(relation: Relation) -> pl.LazyFrame | None:
         return None
     paths = [version.folder / part.name for part in version.parts if part.name.endswith(".parquet")]
     stored = stored_columns((column.name, column.type) for column in version.columns)
-    if not paths or any(column.read != quote_name(column.name) for column in stored):
+    if (
+        not paths
+        or version.info.get("union_by_name")
+        or any(column.read != quote_name(column.name) for column in stored)
+    ):
         return None
     return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
 

@@ -11,7 +11,7 @@ from treadle.errors import Problem, StepError, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import sources
-from treadle_runtime.job import Job, Opponent, Relation
+from treadle_runtime.job import Job, Opponent, Origin, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
 from treadle_runtime.store import Store, Version
@@ -63,6 +63,7 @@ class JobMaker:
             log=log,
             as_of=plan.as_of,
             opponent=self._opponent(plan, step) if step.kind == "validate" else None,
+            components=plan.identities[step.id].components if step.has_pieces else {},
         )
 
     def version(self, plan: Plan, step_id: str) -> Version | None:
@@ -73,7 +74,7 @@ class JobMaker:
         """Return what the names in a step stand for, each after those that it reads."""
         found: dict[str, Relation] = {}
         for parent in step.inputs:
-            self._add_relation(plan, plan.graph[parent], found)
+            self._add_relation(plan, plan.graph[parent], found, with_origin=step.has_pieces)
         return found
 
     def relation(self, plan: Plan, step: Step) -> dict[str, Relation]:
@@ -82,17 +83,28 @@ class JobMaker:
         self._add_relation(plan, step, found)
         return found
 
-    def _add_relation(self, plan: Plan, step: Step, found: dict[str, Relation]) -> None:
+    def _add_relation(self, plan: Plan, step: Step, found: dict[str, Relation], *, with_origin: bool = False) -> None:
         if step.name in found or step.kind not in ("source", "feature", "dataset", "evaluate", "stage"):
             return
+        origin = self._origin(plan, step) if with_origin else None
         if (sql := self.inline_sql(step)) is not None:
             for parent in step.inputs:
-                self._add_relation(plan, plan.graph[parent], found)
+                self._add_relation(plan, plan.graph[parent], found, with_origin=with_origin)
             is_source = step.kind == "source"
             paths = tuple(self.observed[step.id].files(self.root)) if is_source else ()
-            found[step.name] = Relation(step.name, sql=sql, paths=paths)
+            found[step.name] = Relation(step.name, sql=sql, paths=paths, origin=origin)
         elif (version := self.version(plan, step.id)) is not None:
-            found[step.name] = Relation(step.name, version)
+            found[step.name] = Relation(step.name, version, origin=origin)
+
+    def _origin(self, plan: Plan, step: Step) -> Origin:
+        identity = plan.identities[step.id]
+        return Origin(
+            identity.fingerprint,
+            identity.components,
+            event_time=step.config.get("event_time") or "",
+            declared=step.config.get("columns", {}) if step.kind == "source" else {},
+            observed=self.observed[step.id] if step.kind == "source" and sources.in_place(step.config) else None,
+        )
 
     def inline_sql(self, step: Step) -> str | None:
         """Return the SELECT of a view or of a source in place, by the names that it reads; None for what is stored."""

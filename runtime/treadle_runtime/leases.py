@@ -96,6 +96,12 @@ def plan_and_hold(make_plan: Callable[[], Plan], run_id: str, store: Store, stat
             return plan
 
 
+def hold_more(run_id: str, state: State, fingerprints: Iterable[str]) -> None:
+    """Hold further versions until a run is finished; what of them was removed before is gone."""
+    with state.transaction():
+        state.announce(run_id, state.announced(run_id) | frozenset(fingerprints))
+
+
 def counted_on(plan: Plan) -> frozenset[str]:
     """Return the versions without which a plan cannot be run: those it reuses, and inputs that it did not plan."""
     planned = {step.step.id for step in plan}

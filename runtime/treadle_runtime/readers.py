@@ -86,6 +86,17 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
     return csv_sql([escape_glob(str(file)) for _, file in files], dialect, options, columns=declared)
 
 
+def check_same_columns(
+    con: Connection, config: Mapping[str, Any], observed: Observed, root: Path, known: Mapping[str, Sequence[str]]
+) -> None:
+    """Make sure that files have the same columns as those whose columns are known.
+
+    Raises:
+        StepError: TR713.
+    """
+    _check_same(observed.name, {**known, **_columns_of_each(con, config, observed, root)})
+
+
 def _files(observed: Observed, root: Path) -> list[tuple[str, Path]]:
     """Return (path as people write it, absolute path) of the files that hold anything."""
     both = zip(observed.parts, observed.files(root), strict=True)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from treadle.errors import StoreError
 from treadle_runtime import leases, oldcatalogs
+from treadle_runtime.intervals import find_pieces
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
 
 REASONS: Mapping[str, str] = {
     "published": "in an environment or the registry",
     "history": "to roll back to",
+    "pieces": "that these are put together from",
     "run": "for a run in work",
     "reader": "for a reader",
     "catalog": "in an open catalog",
@@ -43,9 +46,11 @@ def find_references(store: Store, state: State, *, publications: int, closed: fr
         publications: how many of the last publications of each environment can be rolled back.
         closed: replaced catalogs that are known to be closed, see `oldcatalogs`.
     """
+    published, history = frozenset(state.in_use()), _history(state, publications)
     return [
-        Reference("published", frozenset(state.in_use())),
-        Reference("history", _history(state, publications)),
+        Reference("published", published),
+        Reference("history", history),
+        Reference("pieces", frozenset(owners_of_pieces(store, published | history))),
         *(Reference("run", each.fingerprints, each.name) for each in leases.held_by_runs(state)),
         *(Reference("reader", each.fingerprints, each.name) for each in leases.held_by_readers(store.root)),
         Reference("catalog", oldcatalogs.shown_fingerprints(store.root, closed=closed)),
@@ -71,6 +76,22 @@ def find_recent(store: Store, state: State, fingerprints: Iterable[str], *, sinc
             return False
 
     return frozenset(filter(is_recent, fingerprints))
+
+
+def owners_of_pieces(store: Store, fingerprints: Iterable[str]) -> dict[str, str]:
+    """Return what versions were put together from (intervals, files): fingerprint of a piece -> of one of the versions.
+
+    The next version of their step is put together from most of it again.
+    """
+    found: dict[str, str] = {}
+    for fingerprint in store.built(fingerprints):
+        try:
+            version = store.read(fingerprint)
+        except StoreError:
+            continue  # what is damaged names nothing
+        if version is not None:
+            found |= dict.fromkeys(find_pieces(version.info), fingerprint)
+    return found
 
 
 def _history(state: State, publications: int) -> frozenset[str]:

@@ -36,7 +36,8 @@ def tell_refresh(step: Step, standing: Version, draft: Draft) -> Sequence[str]:
 
 
 def _content(version: Version) -> bytes:
-    return to_meta(replace(version, reproducible=True))
+    parts = tuple(replace(part, times=None) for part in version.parts)  # which older versions do not tell
+    return to_meta(replace(version, parts=parts, reproducible=True))
 
 
 def _what_differs(first: Version, second: Version) -> str:

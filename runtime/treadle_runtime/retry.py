@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treadle.errors import Problem, UsageError
+from treadle_runtime.intervals import Window
 
 if TYPE_CHECKING:
     from treadle.plan import Plan
@@ -23,7 +24,8 @@ class Retry:
     """A build that does a run's rest again.
 
     Attributes:
-        failed: ids of the steps that failed or were skipped; empty where the run was interrupted.
+        failed: ids of the steps that failed or were skipped; empty where the whole command is done again, which costs
+            nothing for what it did: it was interrupted, or is a backfill.
         arguments: of `Workspace.build`.
     """
 
@@ -65,7 +67,8 @@ def make_retry(workspace: Workspace, run: RunRecord) -> Retry | None:
     options = dict(run.options)
     names = ("exclude", "tests", "full_refresh", "threads", "defer", "state")
     arguments: dict[str, Any] = {name: options[name] for name in names}
-    if run.status == "interrupted":
+    arguments["window"] = Window(*options["window"]) if options["window"] else None
+    if run.status == "interrupted" or (run.status == "failed" and options["window"]):
         return Retry((), {**arguments, "selectors": options["select"], "options": options})
     if run.status == "passed":
         return None

@@ -99,4 +99,5 @@ def finished(result: StepResult) -> StepFinished:
         problems=result.problems,
         severity=str(step.settings.get("severity", "error")),
         attempts=result.attempts,
+        pieces=result.pieces,
     )

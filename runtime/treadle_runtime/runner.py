@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from treadle.errors import Problem, StepError, StoreError, TreadleError
@@ -18,9 +20,12 @@ from treadle.events import Emit, Status, StepStarted, StepWaits
 from treadle.plan import Plan, PlannedStep
 from treadle.step import Step
 from treadle_runtime.attempts import Attempt, Attempts
+from treadle_runtime.intervals import Window
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
+from treadle_runtime.leases import hold_more
 from treadle_runtime.ledger import Ledger
+from treadle_runtime.pieces import Pieces
 from treadle_runtime.refresh import tell_refresh
 from treadle_runtime.reusing import finished, reusing
 from treadle_runtime.runresult import Run, StepResult, verdict_of
@@ -39,11 +44,25 @@ _PRELOAD = ("treadle_runtime.steps", "treadle_runtime.training", "treadle_runtim
 
 
 class Runner:
-    """Runs one plan."""
+    """Runs one plan.
 
-    def __init__(self, store: Store, state: State, maker: JobMaker, emit: Emit, *, threads: int = 2) -> None:
+    Args:
+        windows: id of an incremental feature -> which of its intervals to compute, where that is all to be done.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        state: State,
+        maker: JobMaker,
+        emit: Emit,
+        *,
+        threads: int = 2,
+        windows: Mapping[str, Window] | None = None,
+    ) -> None:
         self.store, self.state, self.maker, self.emit = store, state, maker, emit
-        self.threads = threads
+        self.threads, self.windows = threads, windows or {}
+        self._pool: ThreadPoolExecutor | None = None
         self.workers: WorkerPool | None = None
         self.sessions: Sessions | None = None
         self._attempts = Attempts(emit)
@@ -95,6 +114,7 @@ class Runner:
         room = self.threads * (_RESERVE if set(cost.values()) == {1} else 1)
         running: dict[Future[StepResult], str] = {}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="step") as pool:
+            self._pool = pool
             try:
                 while schedule.n_left:
                     free = room - sum(cost[step_id] for step_id in running.values())
@@ -145,18 +165,28 @@ class Runner:
         try:
             with self._claimed(step, fingerprint):
                 version = None if planned.reason == "full refresh" else self.store.read(fingerprint)
-                notes: tuple[str, ...] = ()
                 status: Status = "reused" if version else "built"
-                is_first = False
+                made, is_first = Made(), False
                 if version is None:
-                    version, notes, is_first = self._attempts.call(
+                    version, made, is_first = self._attempts.call(
                         step, lambda attempt: self._make(run, planned, attempt)
                     )
             seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
+            if version is None:
+                return StepResult(planned, "backfilled", seconds, pieces=made.pieces, attempts=attempts)
             is_unrecorded = not is_first and self.state.version(fingerprint) is None
             texts = self.maker.texts(step) if is_first or is_unrecorded else None
-            verdict = verdict_of(version)
-            return StepResult(planned, status, seconds, version, notes, verdict=verdict, texts=texts, attempts=attempts)
+            return StepResult(
+                planned,
+                status,
+                seconds,
+                version,
+                made.notes,
+                verdict=verdict_of(version),
+                texts=texts,
+                pieces=made.pieces,
+                attempts=attempts,
+            )
         except StoreError:
             raise
         except TreadleError as error:
@@ -180,30 +210,52 @@ class Runner:
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
-    def _make(self, run: Run, planned: PlannedStep, attempt: Attempt) -> tuple[Version, tuple[str, ...], bool]:
-        """Compute a step; return the version that stands, notes, and whether it is the one that was computed."""
+    def _make(self, run: Run, planned: PlannedStep, attempt: Attempt) -> tuple[Version | None, Made, bool]:
+        """Compute a step; return the version that stands, what was made, and whether it is the one that stands.
+
+        There is no version where only pieces were asked for.
+        """
         step = planned.step
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
+            job = replace(job, window=self.windows.get(step.id), anew=planned.reason == "full refresh")
             self.maker.check_intact(job)
             with storage_errors(draft.folder):
-                made = self._call(job, attempt)
+                made = self._call(job, run.run_id, planned, attempt)
             self.maker.check_unchanged(run.plan, step)
+            if not made.is_whole:
+                return None, made, False
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
-            version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
-            notes = (*made.notes, *tell_refresh(step, version, draft))
-        self.maker.intact.add(version.fingerprint)
-        return version, notes, draft.dropped is None
+            version = draft.publish(
+                made.columns, made.info, reproducible=is_reproducible, times=made.times, linked=made.linked
+            )
+            made = replace(made, notes=(*made.notes, *tell_refresh(step, version, draft)))
+        if not made.linked:  # whose digests were made when the pieces were
+            self.maker.intact.add(version.fingerprint)
+        return version, made, draft.dropped is None
 
-    def _call(self, job: Job, attempt: Attempt) -> Made:
+    def _call(self, job: Job, run_id: str, planned: PlannedStep, attempt: Attempt) -> Made:
         if not is_remote(job.step):
-            return run_job(job, attempt.lending(self._sessions.lend))
+            pieces = self._pieces(run_id, planned) if job.step.has_pieces else None
+            return run_job(job, attempt.lending(self._sessions.lend), pieces)
         if self.workers is None:
             raise StepError(Problem("TR710", f"no worker runs for {job.step.id}"))
         made: Made = self.workers.call(job, what=job.step.id, working=attempt.working)
         return made
+
+    def _pieces(self, run_id: str, planned: PlannedStep) -> Pieces:
+        return Pieces(
+            self.store,
+            claim=partial(self._claimed, planned.step),
+            hold=partial(hold_more, run_id, self.state),
+            submit=self._pool.submit if self._pool is not None else None,
+            n_helpers=self.threads - 1,
+            is_stopped=self._attempts.stopped.is_set,
+            # What was built before and is gone may have been taken away because it was damaged.
+            is_doubted=self.state.version(planned.fingerprint) is not None,
+        )
 
     def _logs(self, run: Run) -> Path:
         return self.store.root / "logs" / run.run_id

@@ -20,6 +20,7 @@ class StepResult:
         verdict: of a test or of gates; None for all else.
         texts: component -> text, to be recorded with the version; None where it is recorded already.
         attempts: how many tries it took.
+        pieces: of a step that is put together from pieces, as `StepFinished` tells them.
     """
 
     planned: PlannedStep
@@ -31,6 +32,7 @@ class StepResult:
     verdict: bool | None = None
     texts: Mapping[str, str] | None = None
     attempts: int = 1
+    pieces: tuple[int, int] | None = None
 
     @property
     def has_passed(self) -> bool:

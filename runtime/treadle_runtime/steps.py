@@ -15,10 +15,15 @@ from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.features import name_of, run_function, run_query
+from treadle_runtime.incremental import run_incremental
 from treadle_runtime.job import Job, Made
+from treadle_runtime.pieces import Pieces
 from treadle_runtime.sample import fetch_sample
 from treadle_runtime.session import Lend, create_relations, lend_new
-from treadle_runtime.store import Column
+from treadle_runtime.sourcefiles import is_read_by_file, run_files
+from treadle_runtime.store import Column, Store
+from treadle_runtime.timedtable import check_time
+from treadle_runtime.times import part_times
 
 if TYPE_CHECKING:
     from treadle_runtime.store import JSON
@@ -28,19 +33,20 @@ MAX_SHOWN_ROWS = 3
 MAX_REASON = 300
 
 
-def run_job(job: Job, lend: Lend = lend_new) -> Made:
+def run_job(job: Job, lend: Lend = lend_new, pieces: Pieces | None = None) -> Made:
     """Compute a step into `job.folder`.
 
     Args:
         job: the step, its inputs, its folder.
         lend: where DuckDB connections come from.
+        pieces: keeps the pieces of a step that is put together from some; None: they are thrown away.
 
     Raises:
         StepError: it failed; the problem names the step, the place and the way on.
         OSError: a file of the store or of the project cannot be read or written.
     """
     try:
-        return _run(job, lend)
+        return _run(job, lend, pieces)
     except (TreadleError, OSError):
         raise
     except duckdb.Error as error:
@@ -51,8 +57,11 @@ def run_job(job: Job, lend: Lend = lend_new) -> Made:
         raise StepError(_cannot_predict(job, error) or _unexpected(job, error)) from error
 
 
-def _run(job: Job, lend: Lend) -> Made:
+def _run(job: Job, lend: Lend, pieces: Pieces | None) -> Made:
     step = job.step
+    if step.has_pieces:
+        pieces = pieces or Pieces(Store(job.scratch / "pieces", durable=False))
+        return _run_source(job, lend, pieces) if step.kind == "source" else run_incremental(job, lend, pieces)
     match step.kind:
         case "source":
             return _run_source(job, lend)
@@ -78,16 +87,22 @@ def source_config(job: Job) -> dict[str, object]:
     return {"name": job.step.name, **job.step.config, **job.step.settings}
 
 
-def _run_source(job: Job, lend: Lend) -> Made:
-    """Write a source that is not read in place to part-0.parquet, in the order of its files."""
+def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
+    """Write a source that is not read in place: to a part for each file if it has a time, else to part-0.parquet."""
     if job.observed is None:
         raise ValueError(f"{job.step.id} was not observed")
     config = source_config(job)
+    if pieces is not None and is_read_by_file(config, job.observed):
+        return run_files(job, config, lend, pieces)
     with lend(job, bare=True) as con, readers.reading(con, config, job.observed, job.root):
         select = readers.load(con, config, job.observed, job.root)
         what = f'source "{job.step.name}"'
         written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
-    return Made(written.columns)
+    event_time = job.step.config.get("event_time")
+    if event_time:
+        columns = [(column.name, column.type) for column in written.columns]
+        check_time(columns, event_time, what=what, where=job.step.where)
+    return Made(written.columns, times=part_times(job.folder, event_time))
 
 
 def _run_dataset(job: Job, lend: Lend) -> Made:

@@ -17,8 +17,9 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from treadle.errors import Problem, StoreError
@@ -30,6 +31,7 @@ from treadle_runtime.version import (
     META,
     Column,
     Part,
+    Times,
     Version,
     damaged,
     from_meta,
@@ -37,7 +39,7 @@ from treadle_runtime.version import (
     to_meta,
 )
 
-__all__ = ["JSON", "Column", "Draft", "Part", "Store", "Version", "storage_errors"]
+__all__ = ["JSON", "Column", "Draft", "Part", "Store", "Times", "Version", "storage_errors"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -59,7 +61,15 @@ class Draft:
         self.dropped: Version | None = None
         self.damage: list[Problem] = []
 
-    def publish(self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True) -> Version:
+    def publish(
+        self,
+        columns: Iterable[Column],
+        info: Mapping[str, JSON],
+        *,
+        reproducible: bool = True,
+        times: Mapping[str, Times] | None = None,
+        linked: Mapping[str, Part] | None = None,
+    ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
         If the fingerprint was published before, that version stands and this one is dropped, unless that one is
@@ -69,6 +79,8 @@ class Draft:
             columns: of the table that the parts hold; none when they hold no table.
             info: JSON; without NaN and infinities, which JSON does not have.
             reproducible: whether a second build gives the same bytes.
+            times: name of a part -> the times of its rows, where they are known.
+            linked: name of a part -> what is known of it: it is a link to a part of another version.
 
         Returns:
             The version that stands.
@@ -82,7 +94,7 @@ class Draft:
                 target,
                 kind=self._kind,
                 columns=tuple(columns),
-                parts=tuple(_read_part(self.folder, path) for path in disk.files_below(self.folder)),
+                parts=tuple(self._parts(times or {}, linked or {})),
                 info=dict(info),
                 reproducible=reproducible,
             )
@@ -95,6 +107,11 @@ class Draft:
             return version
         self.dropped = version
         return self._store.read(self._fingerprint) or version
+
+    def _parts(self, times: Mapping[str, Times], linked: Mapping[str, Part]) -> Iterator[Part]:
+        for path in disk.files_below(self.folder):
+            name = path.relative_to(self.folder).as_posix()
+            yield linked.get(name) or replace(_read_part(self.folder, path), times=times.get(name))
 
     def _move_to(self, target: Path) -> bool:
         for path in disk.files_below(self.folder):
@@ -135,11 +152,12 @@ class Store:
             StoreError: TR804 the version is damaged, TR801 a newer Treadle wrote it.
         """
         folder = self.folder_of(fingerprint)
-        try:
-            content = (folder / META).read_bytes()
-        except FileNotFoundError as error:
-            if folder.exists():
-                raise StoreError(damaged(folder, f"{META} is missing")) from error
+        content = _content(folder / META)
+        if content is None and folder.exists():
+            content = _content(folder / META)  # it may have been published between the two looks
+            if content is None and folder.exists():
+                raise StoreError(damaged(folder, f"{META} is missing"))
+        if content is None:
             return None
         version = from_meta(content, folder)
         for part in version.parts:
@@ -309,6 +327,13 @@ def _count_rows(path: Path) -> int:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _size(path: Path) -> int | None:

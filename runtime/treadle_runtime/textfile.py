@@ -69,8 +69,46 @@ def csv_sql(
         columns: name -> type, of those that are not to be detected.
         sample_size: how many rows the other types are detected from.
     """
-    arguments = [f"[{', '.join(map(quote_text, files))}]", dialect.to_sql()]
-    arguments.append(f"sample_size={sample_size}, files_to_sniff=-1")
+    arguments = _csv_arguments(dialect, options, columns or {}, sample_size)
+    return f"select * from read_csv([{', '.join(map(quote_text, files))}], files_to_sniff=-1, {arguments})"
+
+
+def plain_csv_sql(file: str, dialect: Dialect, options: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Return the SELECT that reads one CSV file and detects nothing, which takes a fifth of the time on a small one.
+
+    Args:
+        file: a pattern.
+        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise.
+        columns: name -> type of all, in the order of the file.
+    """
+    types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
+    arguments = [dialect.to_sql(), *_form_arguments(options), f"auto_detect=false, columns={{{types}}}"]
+    return f"select * from read_csv([{quote_text(file)}], {', '.join(arguments)})"
+
+
+def sniff_sql(
+    file: str, dialect: Dialect, options: Mapping[str, Any], *, columns: Mapping[str, str] | None = None
+) -> str:
+    """Return a query of one row: has a CSV file a header, how does it write dates, how timestamps (NULL: as ISO does).
+
+    Args:
+        file: a path, which is no pattern here.
+        options, columns: as in `csv_sql`.
+    """
+    arguments = _csv_arguments(dialect, options, columns or {}, _ALL_ROWS)
+    return f"select HasHeader, DateFormat, TimestampFormat from sniff_csv({quote_text(file)}, {arguments})"
+
+
+def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mapping[str, str], sample_size: int) -> str:
+    arguments = [dialect.to_sql(), f"sample_size={sample_size}", *_form_arguments(options)]
+    if columns:
+        types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
+        arguments.append(f"types={{{types}}}")
+    return ", ".join(arguments)
+
+
+def _form_arguments(options: Mapping[str, Any]) -> list[str]:
+    arguments = []
     if options.get("header") is not None:
         arguments.append(f"header={str(options['header']).lower()}")
     null = options.get("null")
@@ -80,10 +118,7 @@ def csv_sql(
     for key, name in (("date_format", "dateformat"), ("timestamp_format", "timestampformat")):
         if options.get(key):
             arguments.append(f"{name}={quote_text(options[key])}")
-    if columns:
-        types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
-        arguments.append(f"types={{{types}}}")
-    return f"select * from read_csv({', '.join(arguments)})"
+    return arguments
 
 
 def json_sql(files: Sequence[str], columns: Mapping[str, str] | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk, leases
+from treadle_runtime.references import owners_of_pieces
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
 from treadle_runtime.views import write_views
@@ -98,6 +99,9 @@ def verify(
     store, state = workspace.store, workspace.state
     problems = tuple(state.find_damage())
     names = state.step_names()
+    # A table is put together from links to its pieces: what damages one damages the other.
+    pieces = owners_of_pieces(store, names)
+    names = {piece: names[owner] for piece, owner in pieces.items()} | names
     chosen = {fp for fp in store.fingerprints() if steps is None or names.get(fp) in steps}
     sizes = {fingerprint: store.size_of(fingerprint) for fingerprint in chosen}
     found = [*_find_damaged(store, chosen, threads), *_find_missing(store, state, names)]

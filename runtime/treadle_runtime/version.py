@@ -10,13 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from treadle.errors import Problem, StoreError
 
-FORMAT = 1
+FORMAT = 2
+"""2: parts may tell the range of their event_time."""
+
 META = "meta.json"
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+Times: TypeAlias = "tuple[int, int] | tuple[()]"
+"""The first and the last event_time of some rows, in microseconds since 1970 UTC; empty when none of them has one."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Part:
         rows: of a Parquet or Arrow file; 0 for any other.
         bytes: the file's size.
         digest: sha256 of the file's content, in hex.
+        times: of its rows; None where it is not known: they may be of any time.
     """
 
     name: str
     rows: int
     bytes: int
     digest: str
+    times: Times | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def to_meta(version: Version) -> bytes:
         "fingerprint": version.fingerprint,
         "kind": version.kind,
         "columns": [asdict(column) for column in version.columns],
-        "parts": [asdict(part) for part in version.parts],
+        "parts": [_from_part(part) for part in version.parts],
         "info": version.info,
         "reproducible": version.reproducible,
     }
@@ -108,7 +114,7 @@ def from_meta(content: bytes, folder: Path) -> Version:
             folder,
             kind=body["kind"],
             columns=tuple(Column(**column) for column in body["columns"]),
-            parts=tuple(Part(**part) for part in body["parts"]),
+            parts=tuple(_to_part(part) for part in body["parts"]),
             info=body["info"],
             reproducible=body["reproducible"],
         )
@@ -128,6 +134,15 @@ def make_version(
     """Return a version whose fingerprint is its folder's name, with rows and bytes summed over its parts."""
     rows, size = sum(part.rows for part in parts), sum(part.bytes for part in parts)
     return Version(folder.name, kind, folder, columns, parts, rows, size, info, reproducible)
+
+
+def _from_part(part: Part) -> dict[str, object]:
+    return {key: value for key, value in asdict(part).items() if key != "times" or value is not None}
+
+
+def _to_part(body: Mapping[str, Any]) -> Part:
+    times = body.get("times")
+    return Part(**{**body, "times": None if times is None else tuple(times)})
 
 
 def damaged(folder: Path, why: str) -> Problem:

@@ -12,7 +12,7 @@ from treadle_runtime.types import parse_type, quote_name, quote_text, stored_col
 from treadle_runtime.version import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from treadle_runtime.sources import Observed
@@ -35,14 +35,19 @@ def view_sql(version: Version, folder: str) -> str | None:
     pattern = escape_glob(folder)
     paths = ", ".join(f"{pattern} || {quote_text('/' + name)}" for name in files)
     select = ", ".join(column.read for column in columns)
-    return f"select {select} from read_parquet([{paths}], hive_partitioning = false)"
+    union = ", union_by_name = true" if version.info.get("union_by_name") else ""
+    return f"select {select} from read_parquet([{paths}], hive_partitioning = false{union})"
 
 
 def read_sql(config: Mapping[str, Any], observed: Observed, root: Path) -> str:
     """Return the SELECT over a Parquet source's own files, by absolute paths; columns are matched by name."""
-    paths = ", ".join(quote_text(escape_glob(str(file))) for file in observed.files(root))
-    source = f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)"
-    return select_cast(source, config.get("columns") or {})
+    return parquet_sql(observed.files(root), config.get("columns") or {})
+
+
+def parquet_sql(files: Iterable[Path], declared: Mapping[str, str]) -> str:
+    """Return the SELECT over Parquet files, whose columns are matched by name, with the declared types."""
+    paths = ", ".join(quote_text(escape_glob(str(file))) for file in files)
+    return select_cast(f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)", declared)
 
 
 def select_cast(source: str, columns: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from treadle.files import find_root
 from treadle.plan import Champion, Deferral, Known, Plan, make_plan
 from treadle.step import Graph, Step
 from treadle_runtime import sources
+from treadle_runtime.backfill import choose_windows
 from treadle_runtime.leases import Lease, plan_and_hold
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.side import Side, find_side, read_definitions
@@ -35,6 +36,7 @@ from treadle_runtime.store import Store, storage_errors
 # Listing and planning must stay fast: what brings DuckDB, polars or Arrow is imported where it is used.
 if TYPE_CHECKING:
     from treadle_runtime.handle import StepHandle
+    from treadle_runtime.intervals import Window
     from treadle_runtime.jobs import JobMaker
     from treadle_runtime.runresult import Run
     from treadle_runtime.sources import Observed
@@ -55,11 +57,13 @@ class Outcome:
         run: its steps and how they ended.
         candidates: pipeline -> number of the version that is its candidate now; empty when nothing was published.
         published: whether the environment's map was written.
+        backfilled: ids of the features of which only some intervals were asked for.
     """
 
     run: Run
     candidates: Mapping[str, int]
     published: bool
+    backfilled: tuple[str, ...] = ()
 
 
 class Workspace:
@@ -345,11 +349,13 @@ class Workspace:
         options: Mapping[str, Any] | None = None,
         emit: Emit = _ignore,
         state: str | None = None,
+        window: Window | None = None,
     ) -> Outcome:
         """Compute what the selection needs and publish it in the environment; see `plan` for what the options mean.
 
         Args:
             options: what the run remembers of its call, for `retry`; None for these arguments.
+            window: backfill: compute only these intervals of the selected incremental features, and publish nothing.
 
         Returns:
             How each step ended. Nothing is published when one failed.
@@ -360,13 +366,17 @@ class Workspace:
         # What is wrong with the project or the selection ends the command before there is a run.
         environment, selectors, exclude = self.graph.environment, tuple(selectors), tuple(exclude)
         self.check_trainers()
-        self._select(selectors, exclude, tests, state)
+        selected = self._select(selectors, exclude, tests, state)
         if defer:
             self._deferral(defer, selectors, exclude, state)
+        windows = choose_windows(self.graph, selected, window) if window is not None else {}
+        if windows:
+            selectors, exclude, tests = tuple(windows), (), "without"
         self.store.sweep()
         if options is None:
             options = {"select": selectors, "exclude": exclude, "tests": tests, "full_refresh": full_refresh}
             options |= {"threads": threads, "defer": defer, "state": state, "vars": dict(self._variables or {})}
+            options["window"] = None if window is None else (window.start, window.end)
         with storage_errors(self.folder):
             run_id = self.state.start_run(environment, self.command, as_of=self.as_of, options=options)
         status: RunStatus = "interrupted"
@@ -375,8 +385,9 @@ class Workspace:
                 self._plan, selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer, state=state
             )
             plan = plan_and_hold(make, run_id, self.store, self.state)
-            run = self._run(plan, run_id, emit, threads)
-            published = None if run.has_failed() else publish(plan, run, self.store, self.state, self.jobs)
+            run = self._run(plan, run_id, emit, threads, windows)
+            is_published = not run.has_failed() and not windows
+            published = publish(plan, run, self.store, self.state, self.jobs) if is_published else None
             status = run.outcome
         except TreadleError:
             status = "failed"
@@ -385,11 +396,11 @@ class Workspace:
             # Only now: what is built and not yet published is safe from `clean` while the run is running.
             self.state.finish_run(run_id, status)
         if published is None:
-            return Outcome(run, {}, published=False)
+            return Outcome(run, {}, published=False, backfilled=tuple(windows))
         emit(Published(environment, published.candidates, published.warnings))
         return Outcome(run, published.candidates, published=True)
 
-    def _run(self, plan: Plan, run_id: str, emit: Emit, threads: int) -> Run:
+    def _run(self, plan: Plan, run_id: str, emit: Emit, threads: int, windows: Mapping[str, Window]) -> Run:
         if not plan.n("build"):
             from treadle_runtime.reusing import reuse
             from treadle_runtime.texts import TextReader
@@ -402,7 +413,8 @@ class Workspace:
             return reuse(plan, run_id, self.store, self.state, emit, texts)
         from treadle_runtime.runner import Runner
 
-        return Runner(self.store, self.state, self.jobs(), emit, threads=threads).run(plan, run_id)
+        runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads, windows=windows)
+        return runner.run(plan, run_id)
 
     def step(self, name: str) -> StepHandle:
         """Return a step, with its inputs and what is built of it.

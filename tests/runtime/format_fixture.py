@@ -4,7 +4,7 @@ Run when a format's number was raised, with the name of a new folder, which is t
 
     .venv/bin/python tests/runtime/format_fixture.py v2
 
-    project/      the user's files: a source, a table, a view, a Python feature, a model, a pipeline
+    project/      the user's files: sources, a table, an incremental one, a view, a Python feature, a model, a pipeline
     treadle/      what stands in .treadle: state.db, the store, the catalog's stamp
     documents/    what stands in target/
     format.json   the numbers of the formats, and what was in them
@@ -40,6 +40,12 @@ PROJECT: Mapping[str, str] = {
     **FEATURES,
     **PROFILE,
     "data/orders.csv": orders_csv(120, seed=3),
+    "features/events.yml": "sources:\n  - {name: events, path: data/orders.csv, event_time: ts}\n",
+    "features/weekly.sql": """\
+{{ config(materialized='incremental', entity='user', event_time='ts', interval='7d', lookback='1d') }}
+select user, ts, sum(amount) over last_day as total from {{ ref('events') }}
+window last_day as (partition by user order by ts range between interval 1 day preceding and current row)
+""",
     "features/big.sql": "{{ config(materialized='view') }}\nselect id, amount > 50 as big from {{ ref('orders') }}\n",
     "models/churn.yml": """\
 datasets:

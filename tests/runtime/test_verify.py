@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+from treadle_runtime.version import FORMAT
+
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
 
@@ -151,7 +153,7 @@ def test_version_of_a_newer_treadle_is_not_withdrawn(make_project: MakeProject) 
     meta.write_text(json.dumps({"format": 99}))
     [wrong] = project.json("verify", "--repair", code=1)["wrong"]
     assert (wrong["status"], wrong["is_withdrawn"]) == ("newer", False)
-    assert wrong["why"] == "its format is 99, this Treadle reads up to 1"
+    assert wrong["why"] == f"its format is 99, this Treadle reads up to {FORMAT}"
     assert meta.exists()
 
 

@@ -17,6 +17,7 @@ from treadle_runtime.commands.options import (
     project_options,
     selection_options,
     threads_option,
+    window_options,
 )
 
 if TYPE_CHECKING:
@@ -34,18 +35,21 @@ def _run_options(command: F) -> F:
 
 
 @click.command("build")
+@window_options
 @_run_options
 def build(**options: Any) -> int:
     """Build features, datasets and models, run the tests, publish
 
     Only what changed runs; `treadle plan` shows it beforehand. Exit code 1: a step or a test failed and nothing was
-    published, or the gates of a pipeline did not hold and its candidate stayed.
+    published, or the gates of a pipeline did not hold and its candidate stayed. --start and --end backfill incremental
+    features: their intervals between these moments are computed, and nothing else is.
 
     \b
     Examples:
       treadle build
       treadle build --select +arrivals --exclude tag:slow
       treadle build --select state:modified+ --state production
+      treadle build --select daily_totals --start 2024-01-01 --end 2024-02-01
     """
     return _build("with", **options)
 
@@ -53,6 +57,7 @@ def build(**options: Any) -> int:
 @click.command("run")
 @click.argument("steps", nargs=-1)
 @click.option("--pdb", is_flag=True, help="Run one step here and stop where it raises")
+@window_options
 @_run_options
 def run(steps: tuple[str, ...], pdb: bool, **options: Any) -> int:
     """Build without tests; `run STEP --pdb` debugs a step
@@ -95,7 +100,11 @@ def _build(
     environment: str | None,
     variables: str | None,
     as_json: bool,
+    start: int | None = None,
+    end: int | None = None,
 ) -> int:
+    from treadle_runtime.intervals import Window
+
     interruption().is_kept = True
     with open_project(folder, environment, variables, as_of) as workspace:
         return build_and_tell(
@@ -108,6 +117,7 @@ def _build(
             threads=threads,
             defer=defer,
             state=state,
+            window=Window(start, end) if (start, end) != (None, None) else None,
         )
 
 

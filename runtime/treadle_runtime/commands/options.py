@@ -78,6 +78,14 @@ def as_of_option(command: F) -> F:
     return click.option("--as-of", metavar="TIME", callback=_to_as_of, help=text)(command)
 
 
+def window_options(command: F) -> F:
+    """Add --start and --end, as microseconds since 1970 UTC."""
+    text = "Backfill: compute only intervals {} this moment, publish nothing"
+    for name, side in (("--end", "before"), ("--start", "from")):
+        command = click.option(name, metavar="TIME", callback=_to_moment, help=text.format(side))(command)
+    return command
+
+
 def threads_option(command: F) -> F:
     """Add --threads; TREADLE_THREADS is its default, else the number of processors."""
     return click.option(
@@ -145,6 +153,17 @@ def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter("write a date or a time as in 2013-11-01 or 2013-11-01T06:00:00Z") from error
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.isoformat()
+
+
+def _to_moment(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    from treadle.names import parse_moment_us
+
+    if value is None:
+        return None
+    try:
+        return parse_moment_us(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _parse_variables(text: str | None) -> dict[str, Any]:

@@ -74,8 +74,16 @@ def plan(
             return planned.action == "build" or planned.step.id in found.deferred
 
         shown = [planned for planned in found if show_all or is_news(planned)]
-        for line in to_lines([(p.action, p.step.kind, p.step.id.removeprefix("test:"), p.reason) for p in shown]):
+        for line in to_lines([(p.action, p.step.kind, p.step.id.removeprefix("test:"), _reason(p)) for p in shown]):
             click.echo(line)
         n_build, n_reuse = found.n("build"), found.n("reuse")
         click.echo(f"{n_build} to build, {n_reuse} to reuse in {workspace.environment}")
         click.echo("next: treadle build" if n_build else "nothing to do")
+
+
+def _reason(planned: PlannedStep) -> str:
+    """Return why a step is planned, and for an incremental feature that not all of it need be computed."""
+    interval = planned.step.config.get("interval")
+    if planned.action != "build" or interval is None:
+        return planned.reason
+    return f"{planned.reason}; by intervals of {interval}"

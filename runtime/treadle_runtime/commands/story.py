@@ -17,6 +17,8 @@ def tell(event: StepFinished) -> list[str]:
     """Return the text of a step that ended, without its place and name."""
     if event.status == "failed":
         return ["failed"]
+    if event.status == "backfilled" and event.pieces is not None:
+        return [f"{event.pieces[0]:,} of {event.pieces[1]:,} intervals are there"]
     lines = _TELLERS.get(event.kind, _tell_table)(event)
     lines[0] = f"{lines[0]:<44} {seconds(event.seconds)}" if event.status == "built" else lines[0]
     return lines
@@ -56,7 +58,10 @@ def shape(event: StepFinished) -> str:
 
 
 def _tell_table(event: StepFinished) -> list[str]:
-    return [shape(event)]
+    if event.pieces is None:
+        return [shape(event)]
+    what = "intervals computed" if event.kind == "feature" else "files read"
+    return [f"{shape(event)}    {event.pieces[0]:,} of {event.pieces[1]:,} {what}"]
 
 
 def _tell_dataset(event: StepFinished) -> list[str]:

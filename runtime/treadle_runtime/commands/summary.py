@@ -9,6 +9,7 @@ import click
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
 from treadle_runtime.commands.story import in_order, interval, number, seconds
+from treadle_runtime.intervals import PIECES
 
 if TYPE_CHECKING:
     from treadle_runtime.runresult import Run, StepResult
@@ -32,6 +33,8 @@ def print_summary(workspace: Workspace, outcome: Outcome, reporter: Reporter) ->
     if deferred := [result for step_id, result in run.results.items() if step_id in run.plan.deferred]:
         click.echo(f"{deferred[0].planned.reason}: {to_names(result.planned.step.id for result in deferred)}")
     click.echo(_counts(run, reporter))
+    for line in _backfilled(outcome):
+        click.echo(line)
     for pipeline, version in outcome.candidates.items():
         click.echo(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
     if outcome.published:
@@ -84,7 +87,8 @@ def _step_json(result: StepResult, workspace: Workspace) -> dict[str, Any]:
         "seconds": result.seconds,
         "attempts": result.attempts,
         "rows": version.rows if version else 0,
-        "info": dict(version.info) if version else {},
+        "info": {k: v for k, v in version.info.items() if k not in PIECES} if version else {},
+        "pieces": list(result.pieces) if result.pieces else None,
         "problems": [problem.to_json() for problem in result.problems],
     }
 
@@ -103,6 +107,8 @@ def _counts(run: Run, reporter: Reporter) -> str:
     tests = [r for r in run.results.values() if r.planned.step.kind == "test"]
     by_status = {status: sum(r.status == status for r in steps) for status in ("built", "reused", "failed", "skipped")}
     parts = [f"{by_status['built']} built", f"{by_status['reused']} reused"]
+    if n_backfilled := sum(r.status == "backfilled" for r in steps):
+        parts.append(f"{n_backfilled} backfilled")
     parts += [f"{by_status[status]} {status}" for status in ("failed", "skipped") if by_status[status]]
     if tests:
         n_passed = sum(r.status in ("built", "reused") and r.has_passed for r in tests)
@@ -119,6 +125,20 @@ def _counts(run: Run, reporter: Reporter) -> str:
     if run.is_rejected():
         return f"{text}; the gates did not hold, so the candidate stays what it was"
     return text
+
+
+def _backfilled(outcome: Outcome) -> list[str]:
+    """Return what a backfill came to, a line for each feature."""
+    lines = []
+    for step_id in outcome.backfilled:
+        result = outcome.run.results[step_id]
+        if result.status == "reused":
+            lines.append(f"all intervals of {step_id} are there")
+        elif result.pieces is not None:
+            n, of = result.pieces
+            rest = "the rest" if n < of else "none of them again"
+            lines.append(f"{n:,} of {of:,} intervals of {step_id} are there; treadle build computes {rest}")
+    return lines
 
 
 def _pipelines(run: Run) -> list[str]:
