@@ -22,9 +22,12 @@ FILES = {
     "data/orders.csv": "id,amount\n1,2\n",
     "macros/money.sql": "{% macro cents(c) %}round({{ c }} * 100){% endmacro %}",
     "features/orders.yml": "sources:\n  - {name: orders, path: data/orders.csv}\nfeatures:\n  - {name: a, description: one}\n",
+    "features/events.yml": "sources:\n  - {name: events, path: data/orders.csv, event_time: ts}\nentities:\n  - {name: user}\n",
     "features/a.sql": "select {{ cents('amount') }} as x from {{ ref('orders') }}",
     "features/b.sql": "{{ config(tags=['t']) }}\nselect x from {{ ref('a') }} limit {{ var('limit') }}",
     "features/c.sql": "select id from {{ ref('orders') }} where id > {{ env_var('TREADLE_LIMIT', '0') }}",
+    "features/daily.sql": "{{ config(materialized='incremental', entity='user', event_time='ts', interval='1d') }}\n"
+    "select user, ts from {{ ref('events') }}",
     "features/p.py": "from treadle import feature\n\n\n@feature\ndef p(a):\n    return a\n",
     "tests/positive.sql": "select * from {{ ref('a') }} where x < 0",
 }
@@ -73,6 +76,20 @@ EDITS = [
     ),
     ("features/c.sql", "select id + {n} as id from {{{{ ref('orders') }}}}"),
     ("features/new{n}.sql", "select 1 as one"),
+    (
+        "features/daily.sql",
+        (
+            "{{{{ config(materialized='incremental', entity='user', event_time='ts', interval='{n}d', lookback='1d') }}}}\n"
+            "select user, ts from {{{{ ref('events') }}}}"
+        ),
+    ),
+    (
+        "features/daily.sql",
+        (
+            "{{{{ config(materialized='incremental', entity='user', event_time='ts', interval='1d') }}}}\n"
+            "select user, ts, {n} as n from {{{{ ref('events') }}}}"
+        ),
+    ),
     ("features/p.py", "from treadle import feature\n\n\n@feature\ndef p(a):\n    return a.head({n})\n"),
     ("tests/positive.sql", "select * from {{{{ ref('b') }}}} where x < {n}"),
     ("macros/money.sql", "{{% macro cents(c) %}}round({{{{ c }}}} * {n}){{% endmacro %}}"),
@@ -155,7 +172,7 @@ import sys
 from pathlib import Path
 from treadle.cache import Asked, load_compiled
 root = Path({str(root)!r})
-assert len(load_compiled(Asked(root, None, {{}}, {{}}, None), root / ".treadle/cache").graph.steps) == 6
+assert len(load_compiled(Asked(root, None, {{}}, {{}}, None), root / ".treadle/cache").graph.steps) == 8
 print(sorted({{"jinja2", "sqlglot", "pydantic", "yaml", "duckdb", "polars"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
