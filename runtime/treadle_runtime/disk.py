@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from treadle.errors import Problem, StoreError
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
+HAS_SYNCFS = sys.platform == "linux"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -45,16 +47,41 @@ def names_in(folder: Path) -> list[str]:
         return []
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder, in the order of their relative paths."""
-    found = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+def files_below(folder: Path) -> list[str]:
+    """Return the relative paths, with `/`, of all files below a folder, in order."""
+    found, start = [], len(str(folder)) + 1
+    for base, _, names in os.walk(folder):
+        found += [f"{base}/{name}"[start:] for name in names]
+    return sorted(found)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that does not stand yet, for reading only from then on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder with nothing in it, whatever stands there."""
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        remove(folder)  # of a process that was killed
+        os.mkdir(folder)
 
 
 def rename_folder(folder: Path, target: Path) -> bool:
     """Rename a folder in one step; return False when `target` stands already."""
     try:
-        folder.rename(target)
+        os.rename(folder, target)
+    except FileNotFoundError:
+        if target.parent.exists():
+            raise
+        target.parent.mkdir(parents=True)
+        return rename_folder(folder, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
@@ -85,6 +112,23 @@ def sync_tree(folder: Path) -> None:
         for name in names:
             sync(Path(base) / name)
         sync(Path(base))
+
+
+def sync_file_system(path: Path) -> None:
+    """`sync` everything that was written to the file system of a path; only where `HAS_SYNCFS` says so.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    import ctypes  # what computes nothing needs none of it
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def free_bytes(path: Path) -> int:

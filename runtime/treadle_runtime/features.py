@@ -36,7 +36,8 @@ def run_query(job: Job, lend: Lend) -> Made:
         order_by = order_of(step)
         written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
     is_reproducible = threads_of(job) == 1 and (bool(order_by) or not written.spilled)
-    return Made(written.columns, reproducible=is_reproducible, times=part_times(job.folder, step.config["event_time"]))
+    times = part_times(job.folder, step.config["event_time"])
+    return Made(written.columns, reproducible=is_reproducible, times=times, rows={engine.PART: written.rows})
 
 
 def run_function(job: Job) -> Made:
@@ -47,7 +48,8 @@ def run_function(job: Job) -> Made:
     with engine.connect(temp_directory=job.scratch) as con:
         order_by = order_of(step) or table.column_names[:1]
         written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=name_of(step), where=step.where)
-    return Made(written.columns, notes=notes, times=part_times(job.folder, step.config["event_time"]))
+    times = part_times(job.folder, step.config["event_time"])
+    return Made(written.columns, notes=notes, times=times, rows={engine.PART: written.rows})
 
 
 def call_function(job: Job, *, is_table: bool = True) -> tuple[Any, tuple[str, ...]]:

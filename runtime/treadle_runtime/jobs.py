@@ -48,6 +48,7 @@ class JobMaker:
         self.observed, self.compiled = observed, compiled
         self._texts = TextReader(root, compiled)
         self.intact: set[str] = set()
+        self._versions: dict[str, Version] = {}
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
         """Return the job of a step whose inputs are built."""
@@ -68,7 +69,15 @@ class JobMaker:
 
     def version(self, plan: Plan, step_id: str) -> Version | None:
         """Return a step's stored version, as planned; None for a view, a source in place, and what is not built."""
-        return self.store.read(plan.identities[step_id].fingerprint)
+        fingerprint = plan.identities[step_id].fingerprint
+        found = self._versions.get(fingerprint)
+        if found is None and (found := self.store.read(fingerprint)) is not None:
+            self.note(found)
+        return found
+
+    def note(self, version: Version) -> None:
+        """Remember a version that stands: it is immutable, and what reads it need not open it again."""
+        self._versions[version.fingerprint] = version
 
     def relations(self, plan: Plan, step: Step) -> dict[str, Relation]:
         """Return what the names in a step stand for, each after those that it reads."""
@@ -115,15 +124,15 @@ class JobMaker:
             return read_sql(config, self.observed[step.id], self.root)
         return None
 
-    def check_unchanged(self, plan: Plan, step: Step) -> None:
+    def check_unchanged(self, job: Job) -> None:
         """Make sure that the files that a step read in place are still those of the plan.
 
         Raises:
             StepError: TR711.
         """
-        for name, relation in self.relations(plan, step).items():
+        for relation in job.relations:
             if relation.paths:
-                sources.check_unchanged(self.observed[name], self.root)
+                sources.check_unchanged(self.observed[relation.name], self.root)
 
     def check_intact(self, job: Job) -> None:
         """Make sure that what a dataset, or a step that stands on one, reads is as it was written.

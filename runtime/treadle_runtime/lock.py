@@ -32,7 +32,6 @@ def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], No
         StoreError: TR802 the file system has no locks, TR805 not writable.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
     pause_s = 0.005
     while descriptor is None:
@@ -55,7 +54,6 @@ def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], No
 def try_lock(path: Path) -> Generator[bool]:
     """Hold an exclusive lock if nobody else does; yield whether it is held."""
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
     try:
         yield descriptor is not None
@@ -64,10 +62,29 @@ def try_lock(path: Path) -> Generator[bool]:
             _unlock(path, descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Return whether somebody holds a lock; the file stays as it is."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _lock(path: Path) -> int | None:
     """Return a descriptor that locks the file which stands at `path` now, or None when another holds it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):

@@ -115,7 +115,9 @@ class Pieces:
                 return version, False
             with self.store.draft(piece.fingerprint, kind=kind) as draft:
                 made = piece.make(draft.folder)
-                version = draft.publish(made.columns, made.info, reproducible=made.reproducible, times=made.times)
+                version = draft.publish(
+                    made.columns, made.info, reproducible=made.reproducible, times=made.times, rows=made.rows
+                )
         return version, True
 
 

@@ -41,6 +41,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         state: where the map is written.
         jobs: returns what knows what views and sources in place stand for.
     """
+    store.settle()
     environment, graph = plan.graph.environment, plan.graph
     current = state.environment(environment)
     done = _done(plan, run)
@@ -61,7 +62,8 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         inlined=_inlined(plan, standing, jobs),
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
-    return PublishedRun(candidates, write_views(state, store, environment))
+    known = {result.version.fingerprint: result.version for result in run.results.values() if result.version}
+    return PublishedRun(candidates, write_views(state, store, environment, known=known))
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:

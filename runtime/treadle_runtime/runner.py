@@ -88,7 +88,7 @@ class Runner:
         return run
 
     def _build(self, run: Run, waiting: Mapping[str, PlannedStep], ledger: Ledger) -> None:
-        with self.store.scratch() as scratch:
+        with self.store.grouped(run.run_id), self.store.scratch() as scratch:
             (self.store.root / "store").mkdir(exist_ok=True)  # allowed as a folder, from the first connection on
             in_place = [path for one in self.maker.observed.values() for path in one.files(self.maker.root)]
             allowed = (self.store.root / "store", self.store.root / "tmp", *in_place)
@@ -223,15 +223,21 @@ class Runner:
             self.maker.check_intact(job)
             with storage_errors(draft.folder):
                 made = self._call(job, run.run_id, planned, attempt)
-            self.maker.check_unchanged(run.plan, step)
+            self.maker.check_unchanged(job)
             if not made.is_whole:
                 return None, made, False
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(
-                made.columns, made.info, reproducible=is_reproducible, times=made.times, linked=made.linked
+                made.columns,
+                made.info,
+                reproducible=is_reproducible,
+                times=made.times,
+                rows=made.rows,
+                linked=made.linked,
             )
             made = replace(made, notes=(*made.notes, *tell_refresh(step, version, draft)))
+        self.maker.note(version)
         if not made.linked:  # whose digests were made when the pieces were
             self.maker.intact.add(version.fingerprint)
         return version, made, draft.dropped is None

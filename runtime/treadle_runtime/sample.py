@@ -17,14 +17,27 @@ class Sample:
     rows: tuple[tuple[str | None, ...], ...]
 
 
-def fetch_sample(con: Connection, sql: str, limit: int) -> Sample:
-    """Run a query, count its rows and return the first of them.
+def count_rows(con: Connection, sql: str) -> int:
+    """Run a query and return how many rows it gives.
 
     Raises:
         duckdb.Error: the query failed.
     """
     query = sql.strip().rstrip(";")
-    n = int(con.execute(f"select count(*) from (\n{query}\n)").fetchall()[0][0])
+    return int(con.execute(f"select count(*) from (\n{query}\n)").fetchall()[0][0])
+
+
+def fetch_sample(con: Connection, sql: str, limit: int, *, n: int | None = None) -> Sample:
+    """Run a query, count its rows and return the first of them.
+
+    Args:
+        n: how many rows it gives, if they were counted before.
+
+    Raises:
+        duckdb.Error: the query failed.
+    """
+    query = sql.strip().rstrip(";")
+    n = count_rows(con, query) if n is None else n
     described = con.execute(f"describe select * from (\n{query}\n)").fetchall()
     names = [str(row[0]) for row in described]
     as_text = ", ".join(f"cast({quote_name(name)} as varchar)" for name in names)

@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from treadle_runtime.disk import storage_errors
+from treadle_runtime.lock import is_held
 from treadle_runtime.statefile import StateFile
 from treadle_runtime.textpack import pack_texts, unpack_texts
 
@@ -534,27 +537,14 @@ class State(StateFile):
     def _sweep(self, con: sqlite3.Connection) -> None:
         """Settle the runs whose process died; new lock files appear under SQLite's write lock only."""
         for (run_id,) in con.execute("SELECT id FROM runs WHERE status = 'running'").fetchall():
-            if not self._is_alive(run_id):
+            if not is_held(self._lock_file(run_id)):
                 con.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (run_id,))
         for file in self._runs.glob("*.lock"):
-            if not self._is_alive(file.stem):
+            if not is_held(file):
                 file.unlink(missing_ok=True)
 
     def _lock_file(self, run_id: str) -> Path:
         return self._runs / f"{run_id}.lock"
-
-    def _is_alive(self, run_id: str) -> bool:
-        try:
-            fd = os.open(self._lock_file(run_id), os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def announce(self, run_id: str, fingerprints: Iterable[str]) -> None:
         """Say which versions a run of this process stands on, within a transaction: it is seen by who looks in one."""
@@ -625,7 +615,7 @@ class State(StateFile):
         found = dict(row)
         del found["number"]
         found["options"] = json.loads(found["options"])
-        if found["status"] == "running" and not self._is_alive(found["id"]):
+        if found["status"] == "running" and not is_held(self._lock_file(found["id"])):
             # It may have ended between the two looks: the row is read again.
             found["status"] = self.read("SELECT status FROM runs WHERE id = ?", (found["id"],))[0][0]
             if found["status"] == "running":
@@ -799,4 +789,4 @@ def _changes(old: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[s
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return msgspec.json.encode(value, order="sorted").decode()

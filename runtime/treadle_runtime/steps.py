@@ -18,7 +18,7 @@ from treadle_runtime.features import name_of, run_function, run_query
 from treadle_runtime.incremental import run_incremental
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Pieces
-from treadle_runtime.sample import fetch_sample
+from treadle_runtime.sample import Sample, count_rows, fetch_sample
 from treadle_runtime.session import Lend, create_relations, lend_new
 from treadle_runtime.sourcefiles import is_read_by_file, run_files
 from treadle_runtime.store import Column, Store
@@ -102,7 +102,7 @@ def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
     if event_time:
         columns = [(column.name, column.type) for column in written.columns]
         check_time(columns, event_time, what=what, where=job.step.where)
-    return Made(written.columns, times=part_times(job.folder, event_time))
+    return Made(written.columns, times=part_times(job.folder, event_time), rows={engine.PART: written.rows})
 
 
 def _run_dataset(job: Job, lend: Lend) -> Made:
@@ -123,7 +123,8 @@ def _run_test(job: Job, lend: Lend) -> Made:
         raise ValueError(f"{step.id} has no query")
     with lend(job) as con:
         try:
-            found = fetch_sample(con, step.query.text, MAX_SHOWN_ROWS)
+            n = count_rows(con, step.query.text)
+            found = fetch_sample(con, step.query.text, MAX_SHOWN_ROWS, n=n) if n else Sample(0, (), ())
         except duckdb.Error as error:
             raise engine.sql_error(error, f'test "{step.name}"', step.where) from error
     info: dict[str, JSON] = {

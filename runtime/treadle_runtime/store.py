@@ -14,16 +14,17 @@ stay writable, so that deleting .treadle needs no special means.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from treadle.errors import Problem, StoreError
-from treadle_runtime import disk
+from treadle_runtime import disk, unsynced
 from treadle_runtime.disk import storage_errors
 from treadle_runtime.lock import hold_lock, try_lock
 from treadle_runtime.version import (
@@ -42,6 +43,10 @@ from treadle_runtime.version import (
 __all__ = ["JSON", "Column", "Draft", "Part", "Store", "Times", "Version", "storage_errors"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_WORTH_A_WAIT_S = 1.0
+_CLOCK_S = 3600.0
+"""By how much the clock may have been set back between a run's note and what it published after it."""
+_WHOLE_BYTES = 1 << 20
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,6 +63,7 @@ class Draft:
         self._store = store
         self._fingerprint = fingerprint
         self._kind = kind
+        self._opened = time.monotonic()
         self.dropped: Version | None = None
         self.damage: list[Problem] = []
 
@@ -68,6 +74,7 @@ class Draft:
         *,
         reproducible: bool = True,
         times: Mapping[str, Times] | None = None,
+        rows: Mapping[str, int] | None = None,
         linked: Mapping[str, Part] | None = None,
     ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
@@ -80,6 +87,7 @@ class Draft:
             info: JSON; without NaN and infinities, which JSON does not have.
             reproducible: whether a second build gives the same bytes.
             times: name of a part -> the times of its rows, where they are known.
+            rows: name of a part -> how many it holds, where that is known.
             linked: name of a part -> what is known of it: it is a link to a part of another version.
 
         Returns:
@@ -94,11 +102,11 @@ class Draft:
                 target,
                 kind=self._kind,
                 columns=tuple(columns),
-                parts=tuple(self._parts(times or {}, linked or {})),
+                parts=tuple(self._parts(times or {}, rows or {}, linked or {})),
                 info=dict(info),
                 reproducible=reproducible,
             )
-            (self.folder / META).write_bytes(to_meta(version))
+            disk.write_new(self.folder / META, to_meta(version))
             is_first = self._move_to(target)
             if not is_first and (damage := self._store.find_damage(self._fingerprint)):
                 self._store.remove([self._fingerprint])
@@ -108,19 +116,28 @@ class Draft:
         self.dropped = version
         return self._store.read(self._fingerprint) or version
 
-    def _parts(self, times: Mapping[str, Times], linked: Mapping[str, Part]) -> Iterator[Part]:
-        for path in disk.files_below(self.folder):
-            name = path.relative_to(self.folder).as_posix()
-            yield linked.get(name) or replace(_read_part(self.folder, path), times=times.get(name))
+    def _parts(self, times: Mapping[str, Times], rows: Mapping[str, int], linked: Mapping[str, Part]) -> Iterator[Part]:
+        for name in disk.files_below(self.folder):
+            file = f"{self.folder}/{name}"
+            status = os.stat(file)
+            if status.st_mode & 0o222:
+                os.chmod(file, status.st_mode & 0o444)
+            yield linked.get(name) or Part(
+                name,
+                _count_rows(file) if name not in rows else rows[name],
+                status.st_size,
+                _digest(file),
+                times.get(name),
+            )
 
     def _move_to(self, target: Path) -> bool:
-        for path in disk.files_below(self.folder):
-            path.chmod(path.stat().st_mode & 0o444)
-        if self._store.durable:
+        is_synced = self._store.durable and not (
+            self._store.is_grouped and time.monotonic() - self._opened < _WORTH_A_WAIT_S
+        )
+        if is_synced:
             disk.sync_tree(self.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
         is_first = disk.rename_folder(self.folder, target)
-        if self._store.durable:
+        if is_synced:
             disk.sync(target.parent)
         return is_first
 
@@ -136,12 +153,14 @@ class Store:
 
     def __init__(self, root: Path, *, durable: bool = True, owner: str = "treadle") -> None:
         self.root = Path(root).absolute()
+        self._versions, self._claims = self.root / "store", self.root / "claims"
         self.durable = durable
         self.owner = owner
+        self.is_grouped = False
 
     def folder_of(self, fingerprint: str) -> Path:
         """Return where the version of a fingerprint stands, or would."""
-        return self.root / "store" / _checked(fingerprint)
+        return self._versions / _checked(fingerprint)
 
     def read(self, fingerprint: str) -> Version | None:
         """Return the version of a fingerprint, or None when it was never built.
@@ -172,11 +191,11 @@ class Store:
 
         What else lies there, such as a file manager's .DS_Store, is none.
         """
-        return frozenset(filter(_FINGERPRINT.fullmatch, disk.names_in(self.root / "store")))
+        return frozenset(filter(_FINGERPRINT.fullmatch, disk.names_in(self._versions)))
 
     def built(self, fingerprints: Iterable[str]) -> frozenset[str]:
         """Return which of the fingerprints have a version; one listing of the store, no file is opened."""
-        return frozenset(fingerprints).intersection(disk.names_in(self.root / "store"))
+        return frozenset(fingerprints).intersection(disk.names_in(self._versions))
 
     def verify(self, version: Version) -> list[Problem]:
         """Return what of a version's parts is no longer as it was written; reads all of them."""
@@ -208,7 +227,49 @@ class Store:
 
     def size_of(self, fingerprint: str) -> int:
         """Return the bytes of a version's files."""
-        return sum(path.stat().st_size for path in disk.files_below(self.folder_of(fingerprint)))
+        folder = self.folder_of(fingerprint)
+        return sum((folder / name).stat().st_size for name in disk.files_below(folder))
+
+    @contextmanager
+    def grouped(self, run_id: str) -> Generator[None]:
+        """Let what a run publishes in the block reach the disk together, at its end; see `unsynced`.
+
+        What took long is still waited for by itself, so that the loss of power costs little.
+
+        Args:
+            run_id: of a run that is in work.
+
+        Raises:
+            StoreError: TR803 disk full, TR805 what was published could not be written.
+        """
+        with unsynced.published_together(self.root, run_id) as self.is_grouped:
+            try:
+                yield
+            finally:
+                self.is_grouped = False
+
+    def settle(self) -> None:
+        """Wait until all versions that stand are on the disk, whichever run published them."""
+        unsynced.settle(self.root)
+
+    def recover(self) -> list[str]:
+        """Remove what the loss of power left half written; return the fingerprints.
+
+        Raises:
+            StoreError: TR801 a newer Treadle wrote what stands there, TR802, TR805.
+        """
+        removed = []
+        for run_id in unsynced.find_cut_off(self.root):
+            with self.claim(f"recover-{run_id}"):
+                since = unsynced.find_cut_off(self.root).get(run_id)
+                if since is None:  # another command did it meanwhile
+                    continue
+                new = [fp for fp in self.fingerprints() if self.folder_of(fp).stat().st_ctime > since - _CLOCK_S]
+                broken = [fingerprint for fingerprint in new if self.find_damage(fingerprint)]
+                self.remove(broken)
+                removed += broken
+                unsynced.forget(self.root, run_id)
+        return removed
 
     @contextmanager
     def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:
@@ -280,25 +341,25 @@ class Store:
                 if is_ours:
                     disk.remove(self.root / "tmp" / name)
                     removed.append(f"tmp/{name}")
-        for name in disk.names_in(self.root / "claims"):
-            with try_lock(self.root / "claims" / name) as is_ours:
+        for name in disk.names_in(self._claims):
+            with try_lock(self._claims / name) as is_ours:
                 if is_ours:  # leaving the block removes the file
                     removed.append(f"claims/{name}")
         return removed
 
     def _claim_path(self, name: str) -> Path:
-        return self.root / "claims" / f"{_checked(name)}.lock"
+        return self._claims / f"{_checked(name)}.lock"
 
 
 @contextmanager
 def _fresh_folder(folder: Path) -> Generator[None]:
     with storage_errors(folder):
-        disk.remove(folder)  # of a process that was killed
-        folder.mkdir(parents=True)
+        disk.make_empty(folder)
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked(name: str) -> str:
@@ -307,26 +368,24 @@ def _checked(name: str) -> str:
     return name
 
 
-def _read_part(folder: Path, path: Path) -> Part:
-    return Part(path.relative_to(folder).as_posix(), _count_rows(path), path.stat().st_size, _digest(path))
-
-
-def _count_rows(path: Path) -> int:
-    if path.suffix == ".parquet":
+def _count_rows(file: str) -> int:
+    if file.endswith(".parquet"):
         import pyarrow.parquet as pq  # loaded when a part needs it: a store of models never does
 
-        return int(pq.read_metadata(path).num_rows)
-    if path.suffix == ".arrow":
+        return int(pq.read_metadata(file).num_rows)
+    if file.endswith(".arrow"):
         import pyarrow as pa
 
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with pa.memory_map(file) as source, pa.ipc.open_file(source) as reader:
             return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
     return 0
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(file: str | Path) -> str:
+    with open(file, "rb", buffering=0) as content:
+        if os.fstat(content.fileno()).st_size <= _WHOLE_BYTES:
+            return hashlib.sha256(content.read()).hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _content(path: Path) -> bytes | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from treadle.errors import Location, Problem, StepError
 
@@ -119,6 +120,7 @@ def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+@lru_cache(maxsize=1024)
 def parse_type(text: str) -> Type:
     """Return the type that DuckDB writes as `text`.
 
@@ -181,10 +183,15 @@ def stored_columns(
 def _stored_column(name: str, text: str) -> StoredColumn:
     if not name:
         raise ValueError("it has no name")
+    return StoredColumn(name, text, *_stored_form(text))
+
+
+@lru_cache(maxsize=1024)
+def _stored_form(text: str) -> tuple[str, bool]:
+    """Return the type that is written for one, and whether it holds fewer values."""
     kind = parse_type(text)
     stored = stored_type(kind)
-    narrower = any(part.name in _NARROWER for part in kind.walk())
-    return StoredColumn(name, text, text if stored == kind else str(stored), narrower)
+    return text if stored == kind else str(stored), any(part.name in _NARROWER for part in kind.walk())
 
 
 def _unstorable(name: str, text: str, why: str, what: str, where: Location | None) -> Problem:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,7 +87,7 @@ def to_meta(version: Version) -> bytes:
         "format": FORMAT,
         "fingerprint": version.fingerprint,
         "kind": version.kind,
-        "columns": [asdict(column) for column in version.columns],
+        "columns": [{"name": column.name, "type": column.type} for column in version.columns],
         "parts": [_from_part(part) for part in version.parts],
         "info": version.info,
         "reproducible": version.reproducible,
@@ -137,7 +137,8 @@ def make_version(
 
 
 def _from_part(part: Part) -> dict[str, object]:
-    return {key: value for key, value in asdict(part).items() if key != "times" or value is not None}
+    body: dict[str, object] = {"name": part.name, "rows": part.rows, "bytes": part.bytes, "digest": part.digest}
+    return body if part.times is None else {**body, "times": part.times}
 
 
 def _to_part(body: Mapping[str, Any]) -> Part:
@@ -164,6 +165,8 @@ def _newer(folder: Path, found: object) -> Problem:
     )
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def _canonical(value: object) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from treadle_runtime.state import State
     from treadle_runtime.store import Store
+    from treadle_runtime.version import Version
 
 _TABLES = ("source", "feature")
 
@@ -28,7 +29,13 @@ def catalog_path(store: Store, env: str) -> Path:
 
 
 def write_views(
-    state: State, store: Store, env: str, *, like: str | None = None, anew: bool = False
+    state: State,
+    store: Store,
+    env: str,
+    *,
+    like: str | None = None,
+    anew: bool = False,
+    known: Mapping[str, Version] | None = None,
 ) -> tuple[Problem, ...]:
     """Bring an environment's catalog up to its map.
 
@@ -38,13 +45,14 @@ def write_views(
         env: the environment.
         like: another environment, whose catalog is copied if it shows the same.
         anew: make it from nothing, whatever stands.
+        known: fingerprint -> version, of those that need not be opened again.
 
     Returns:
         Why that could not be, if so: the catalog is a cache, and the next build writes it again.
     """
 
     def find_views(told: Mapping[str, str]) -> dict[str, Query | Unread]:
-        return _find(state, store, env, told)
+        return _find(state, store, env, told, known or {})
 
     path = catalog_path(store, env)
     views = find_views({})
@@ -73,13 +81,20 @@ def remove_views(store: Store, env: str) -> None:
     remove_catalog(catalog_path(store, env))
 
 
-def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Query | Unread]:
+def _find(
+    state: State, store: Store, env: str, told: Mapping[str, str], known: Mapping[str, Version]
+) -> dict[str, Query | Unread]:
     """Return what stands for each source and feature that is published now; a name without either has no view.
 
     Args:
         told: fingerprint -> text of views, as catalogs were last written with: for what was published by a Treadle
             that kept the texts nowhere else.
+        known: fingerprint -> version.
     """
+
+    def read(fingerprint: str) -> Version | None:
+        return known.get(fingerprint) or store.read(fingerprint)
+
     built = store.fingerprints()
     views: dict[str, Query | Unread] = {}
     for entry in state.entries(env):
@@ -90,7 +105,7 @@ def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict
                 version = store.read(entry.fingerprint)
                 kind = version.kind if version else None
             if kind in _TABLES:
-                views[entry.step] = Unread(entry.fingerprint, partial(store.read, entry.fingerprint))
+                views[entry.step] = Unread(entry.fingerprint, partial(read, entry.fingerprint))
         elif text is not None:
             views[entry.step] = Query(entry.fingerprint, text)
     return views

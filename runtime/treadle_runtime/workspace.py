@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
 from treadle.comparison import Compared, compare
-from treadle.errors import Problem, ProjectError, TreadleError, UsageError
+from treadle.errors import Problem, ProjectError, StoreError, TreadleError, UsageError
 from treadle.events import Emit, Event, Published
 from treadle.events import Outcome as RunStatus
 from treadle.files import find_root
@@ -167,7 +167,10 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.folder, owner=self.command)
+        store = Store(self.folder, owner=self.command)
+        with suppress(StoreError):  # it cannot be written, and what was published stands well
+            store.recover()
+        return store
 
     @cached_property
     def state(self) -> State:
