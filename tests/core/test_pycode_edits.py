@@ -779,7 +779,6 @@ def execute(files: dict[str, str], folder: Path) -> object:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())

@@ -125,7 +125,7 @@ def to_read(name: str, table: Any, ttl_us: int | None) -> Read:
     )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_join_equals_the_reference_on_random_tables(seed: int) -> None:
     rng = random.Random(seed)

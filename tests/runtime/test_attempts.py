@@ -163,6 +163,7 @@ def test_function_that_takes_too_long_ends_with_what_it_started(make_project: Ma
     project.write("features/later.py", (project.root / "features/flaky.py").read_text())
     project.edit("features/later.py", "def flaky(", "def later(")
     project.edit("features/later.py", "if n < 9", "if n < 0")
+    project.edit("features/later.py", "timeout='2s'", "timeout='60s'")
     done = project.build(threads=1)
     assert done.problems["flaky"].code == "TR709"
     assert done.of("built") >= {"later", "spend"}

@@ -193,7 +193,7 @@ def test_part_that_is_larger_than_the_disk(make_project: MakeProject, disk: Disk
 def test_file_that_is_larger_than_the_limit(make_project: MakeProject) -> None:
     """What a full disk is without root: `ulimit -f`."""
     project = make_project("features", BIG["sql"])
-    command = f"ulimit -f 1000; exec {sys.executable} -m treadle.cli build --threads 1"
+    command = f"ulimit -f 1000; exec {sys.executable} -m treadle build --threads 1"
     done = subprocess.run(["bash", "-c", command], cwd=project.root, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     folder = project.root / ".treadle/tmp"
@@ -270,7 +270,7 @@ def test_read_only_disk(make_project: MakeProject, disk: Disk) -> None:
 
 def without_privilege(project: ProjectFolder, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command for which, as for any user, permissions count."""
-    command = [sys.executable, "-m", "treadle.cli", *arguments]
+    command = [sys.executable, "-m", "treadle", *arguments]
     if os.geteuid() == 0:
         command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
@@ -381,7 +381,7 @@ def test_network_file_system(make_project: MakeProject) -> None:
     table.write_text(
         f"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n40 27 0:40 / {project.root} rw - nfs4 server:/export rw\n"
     )
-    script = f"mount --bind {table} /proc/$$/mountinfo && exec {sys.executable} -m treadle.cli build"
+    script = f"mount --bind {table} /proc/$$/mountinfo && exec {sys.executable} -m treadle build"
 
     def build() -> subprocess.CompletedProcess[str]:
         command = ["unshare", "--mount", "sh", "-c", script]

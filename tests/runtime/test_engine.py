@@ -123,7 +123,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, seed=st.integers(0, 2**32))
 def test_ordered_files_do_not_depend_on_the_order_of_the_input(
     con: Connection, tmp_path: Path, rows: list[tuple[object, ...]], seed: int

@@ -576,13 +576,16 @@ def test_reader_sees_the_old_map_or_the_new_one(tmp_path: Path) -> None:
 def test_maps_of_the_first_schema_are_promoted_and_rolled_back(tmp_path: Path) -> None:
     path = tmp_path / ".treadle" / "state.db"
     with State(path, migrations=MIGRATIONS[:1]) as old:
-        run = old.start_run("dev", "treadle build")
+        run = "20260101T000000-ab12"
         with old.transaction() as con:
+            con.execute(
+                "INSERT INTO runs VALUES (1, ?, 'dev', 'treadle build', NULL, '2026-01-01', '2026-01-01', 'passed')",
+                (run,),
+            )
             for number, before, after in ((1, None, "1" * 64), (2, "1" * 64, "2" * 64)):
                 changes = json.dumps({"seen": [before, after]})
                 con.execute("INSERT INTO publications VALUES (?, 'dev', ?, 'at', ?)", (number, run, changes))
             con.execute("INSERT INTO environments VALUES ('dev', 'seen', ?)", ("2" * 64,))
-        old.finish_run(run, "passed")
     env = Folder(tmp_path)
     assert [(e.id, e.command, e.restores) for e in env.state.history("dev")] == [
         (2, "treadle build", None),

@@ -228,7 +228,7 @@ def sklearn_accepts(dotted: str, name: str, value: Any) -> bool:
     return True
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(parameter=st.sampled_from(PARAMETERS), value=values)
 def test_the_table_agrees_with_scikit_learn(parameter: tuple[str, str], value: Any) -> None:
     dotted, name = parameter

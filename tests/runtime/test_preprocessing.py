@@ -29,7 +29,7 @@ def transformed(train: pa.Table, other: pa.Table, needs: Any, **asked: Any) -> n
     return np.asarray(transformer.transform(to_frame(inputs.normalise(other))), dtype=float)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     train=st.lists(st.tuples(numbers, texts), min_size=1, max_size=20),
     other=st.lists(st.tuples(numbers, texts), min_size=1, max_size=5),

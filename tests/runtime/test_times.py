@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EPOCH = datetime(1970, 1, 1)
 KINDS = sorted(TIME_TYPES)
 moments = st.datetimes(datetime(1690, 1, 1), datetime(2250, 1, 1))
-SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

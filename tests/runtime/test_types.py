@@ -179,7 +179,6 @@ def differences(con: Connection, version: Version) -> list[tuple[object, ...]]:
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(table=tables())
@@ -247,7 +246,7 @@ def test_every_refused_column_is_named_at_once() -> None:
     assert [problem.what.split('"')[1] for problem in caught.value.problems] == ["a", "c"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(kind=types(depth=3))
 def test_parsed_types_print_as_they_were_written(kind: str) -> None:
     assert parse_type(str(parse_type(kind))) == parse_type(kind)
