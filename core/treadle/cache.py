@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -155,6 +155,7 @@ class _Cache:
         self.head_file = folder / f"graph-{asked.key}.head"
         self.started_ns = time.time_ns()
         self.old: _Body | None = None
+        self.read_environ: set[str] = set()
 
     def read(self) -> Compiled | None:
         """Return what is cached, brought up to date; None where the project has to be compiled.
@@ -169,6 +170,7 @@ class _Cache:
         if found.problems:
             return None
         body = self.old = _Body(self.folder / head.body)
+        self.read_environ |= head.read_environ.keys()
         if found.signature == head.signature and not head.racy:
             return _to_compiled(head, lambda: body.to_graph(head), lambda: body.rest.files)
         changed = self._find_changed(found, head, body.rest)
@@ -183,7 +185,7 @@ class _Cache:
         files = {path: (stamp, digests[path]) for path, stamp in found.stamps.items()}
         parsed = {**body.rest.parsed, **changed}
         rest = replace_fields(body.rest, files=files, parsed=parsed)
-        return self._keep(patched, rest, head.allow_paths, head.read_environ, is_new=bool(changed))
+        return self._keep(patched, rest, head.allow_paths, is_new=bool(changed))
 
     def _find(self, head: _Head) -> Found:
         root = self.asked.root
@@ -220,6 +222,7 @@ class _Cache:
             file.read_query(volatile=before.volatile)
         except TreadleError:
             return None
+        self.read_environ |= reader.renderer.read_environ.keys()
         said = reader.parsed[path]
         return said if said.says_the_same(before) else None
 
@@ -262,11 +265,10 @@ class _Cache:
 
         graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)
         own_texts = {step.id: to_own_text(step) for step in graph}
-        read_environ = readers[0].renderer.read_environ
+        self.read_environ |= readers[0].renderer.read_environ.keys()
         rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
-        read_digests = self._digest_environ(read_environ)
         graph = replace(graph, own_texts=own_texts)
-        return self._keep(graph, rest, project.spec.allow_paths, read_digests, is_new=True)
+        return self._keep(graph, rest, project.spec.allow_paths, is_new=True)
 
     def _known(self, project: Project) -> Mapping[str, Parsed]:
         """Return what SQL files said that are rendered with the same macros and variables as before."""
@@ -276,7 +278,7 @@ class _Cache:
         is_same = rest.macros == project.macros and rest.variables == project.variables
         return rest.parsed if is_same else {}
 
-    def _digest_environ(self, names: Mapping[str, object]) -> dict[str, str]:
+    def _digest_environ(self, names: Iterable[str]) -> dict[str, str]:
         return {name: digest_text(repr(self.asked.environ.get(name))) for name in sorted(names)}
 
     def _keep(
@@ -284,7 +286,6 @@ class _Cache:
         graph: Graph,
         rest: _Rest,
         allow_paths: tuple[str, ...],
-        read_environ: Mapping[str, str],
         *,
         is_new: bool,
     ) -> Compiled:
@@ -298,7 +299,7 @@ class _Cache:
             signature=Found(stamps, ()).signature,
             racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
             allow_paths=allow_paths,
-            read_environ=read_environ,
+            read_environ=self._digest_environ(self.read_environ),
             project=graph.project,
             environment=graph.environment,
             counts=counts,
