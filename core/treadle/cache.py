@@ -251,6 +251,7 @@ class _Cache:
         Raises:
             ProjectError: all that is wrong with it.
         """
+        from treadle.ahead import read_ahead
         from treadle.graph import compile_graph
         from treadle.project import read_project
         from treadle.sqlfile import SqlReader
@@ -260,7 +261,8 @@ class _Cache:
         readers: list[SqlReader] = []
 
         def read_sql(renderer: Renderer) -> SqlReader:
-            readers.append(SqlReader(renderer, self._known(project)))
+            reader = SqlReader(renderer, self._known(project))
+            readers.append(read_ahead(reader, {**project.sql_features, **project.sql_tests}))
             return readers[0]
 
         graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)

@@ -86,6 +86,11 @@ class SqlReader:
         """
         return SqlFile(path, text, self)
 
+    def knows(self, path: str, text: str) -> bool:
+        """Return whether it is known what a file says that holds this text."""
+        known = self.known.get(path)
+        return known is not None and known.digest == digest_text(text)
+
 
 def config_line(path: str, text: str) -> Location:
     """Return the place of `config()` in a SQL file; its first line where there is none."""
