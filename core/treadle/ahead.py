@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import takewhile
+from typing import NoReturn
 
 import msgspec
 
@@ -43,18 +44,14 @@ def read_ahead(reader: SqlReader, texts: Mapping[str, str]) -> SqlReader:
     size = -(-len(paths) // _MAX_SHARES)
     shares = [paths[at : at + size] for at in range(0, len(paths), size)]
     parent = os.getpid()
-    found: dict[str, Parsed] = {}
     with _frozen(), _numbers(len(shares)) as numbers, ExitStack() as stack:
 
         def help_reading() -> bytes:
             wanted = takewhile(lambda _: os.getppid() == parent, _take(numbers, shares))
             return _encode(_read(reader, texts, wanted), reader.renderer.read_environ)
 
-        helpers: list[_Helper] = []
-        with suppress(OSError):  # too many processes or open files: those that are there do it
-            for _ in range(n_helpers):
-                helpers.append(stack.enter_context(closing(_Helper(help_reading))))
-        found |= _read(reader, texts, _take(numbers, shares))
+        helpers = _start_helpers(n_helpers, help_reading, stack)
+        found = _read(reader, texts, _take(numbers, shares))
         for helper in helpers:
             parsed, environ = _decode(helper.wait())
             found |= parsed
@@ -112,31 +109,41 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Helper:
-    """A fork of this process that does some work; it ends by itself, when it is closed, and with this process."""
+def _start_helpers(n: int, work: Callable[[], bytes], stack: ExitStack) -> list[_Helper]:
+    """Start up to `n` helpers, which end with `stack`."""
+    helpers: list[_Helper] = []
+    # Held back, Ctrl-C leaves none of them unknown to the stack, and is no exception of ours in any of them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        with suppress(OSError):  # too many processes or open files: those that are there do it
+            for _ in range(n):
+                helpers.append(stack.enter_context(closing(_Helper(work, mask))))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return helpers
 
-    def __init__(self, work: Callable[[], bytes]) -> None:
+
+class _Helper:
+    """A fork of this process that does some work; it ends by itself, when it is closed, and with this process.
+
+    Args:
+        work: returns what comes out.
+        mask: the signals that it holds back.
+    """
+
+    def __init__(self, work: Callable[[], bytes], mask: Iterable[int]) -> None:
         # A file in memory: unlike a pipe it takes everything at once, whether somebody reads it yet or not.
         self._file = open(os.memfd_create("treadle"), "w+b")  # noqa: SIM115 (it is open as long as this)
-        self._pid: int | None = None
+        self._is_over = False
         try:
-            self._pid = self._start(work)
+            self._pid = os.fork()
         except OSError:
             self._file.close()
             raise
+        if not self._pid:
+            self._work(work, mask)
 
-    def _start(self, work: Callable[[], bytes]) -> int:
-        # Held back, a signal is no exception of ours in the helper.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            pid = os.fork()
-            if not pid:
-                self._work(work, mask)
-            return pid
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _work(self, work: Callable[[], bytes], mask: Iterable[int]) -> None:
+    def _work(self, work: Callable[[], bytes], mask: Iterable[int]) -> NoReturn:
         try:
             for number in _SIGNALS:
                 if callable(signal.getsignal(number)):
@@ -153,18 +160,18 @@ class _Helper:
         self._file.seek(0)
         return self._file.read()
 
-    def _reap(self) -> None:
-        if self._pid is not None:
-            with suppress(ChildProcessError):  # where the signal of its end is ignored, it needs no reaping
-                os.waitpid(self._pid, 0)
-            self._pid = None
-
     def close(self) -> None:
         """End it, if it has not."""
-        if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)
-        self._reap()
+        if not self._is_over:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._reap()
         self._file.close()
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):  # where this process ignores that its children end, nothing is to be reaped
+            os.waitpid(self._pid, 0)
+        self._is_over = True
 
 
 def _encode(found: Mapping[str, Parsed], environ: Mapping[str, str | None]) -> bytes:
