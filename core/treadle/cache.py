@@ -50,6 +50,7 @@ class _Head(msgspec.Struct, frozen=True):
         allow_paths: of treadle.yml.
         read_environ: name -> sha256 of the value of each environment variable that templates asked for.
         counts: kind -> number of steps.
+        name: of the graph, see `Compiled`.
         body: the file that holds the rest.
     """
 
@@ -61,6 +62,7 @@ class _Head(msgspec.Struct, frozen=True):
     project: str
     environment: str
     counts: Mapping[str, int]
+    name: str
     body: str
 
 
@@ -110,21 +112,27 @@ class Compiled:
     Attributes:
         environment: the one that was compiled for.
         allow_paths: folders outside of the project whose files may be read.
-        counts: kind -> number of steps.
-        is_new: whether it differs from what was compiled last.
+        counts: kind -> number of steps, in the order of their first steps.
+        name: of this graph, compiled with this Treadle and the libraries beside it; no other has it.
     """
 
     environment: str
     allow_paths: tuple[str, ...]
     counts: Mapping[str, int]
-    is_new: bool
+    name: str
     _graph: Callable[[], Graph]
+    _warnings: Callable[[], tuple[Problem, ...]]
     _files: Callable[[], Mapping[str, tuple[Stamp, str]]]
 
     @cached_property
     def graph(self) -> Graph:
         """The graph."""
         return self._graph()
+
+    @cached_property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings of the graph, without reading all of it."""
+        return self._warnings()
 
     @cached_property
     def python(self) -> Mapping[str, str]:
@@ -172,7 +180,7 @@ class _Cache:
         body = self.old = _Body(self.folder / head.body)
         self.read_environ |= head.read_environ.keys()
         if found.signature == head.signature and not head.racy:
-            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.rest.files)
+            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.warnings, lambda: body.rest.files)
         changed = self._find_changed(found, head, body.rest)
         if changed is None:
             return None
@@ -185,7 +193,7 @@ class _Cache:
         files = {path: (stamp, digests[path]) for path, stamp in found.stamps.items()}
         parsed = {**body.rest.parsed, **changed}
         rest = replace_fields(body.rest, files=files, parsed=parsed)
-        return self._keep(patched, rest, head.allow_paths, is_new=bool(changed))
+        return self._keep(patched, rest, head.allow_paths, name="" if changed else head.name)
 
     def _find(self, head: _Head) -> Found:
         root = self.asked.root
@@ -270,7 +278,7 @@ class _Cache:
         self.read_environ |= readers[0].renderer.read_environ.keys()
         rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
         graph = replace(graph, own_texts=own_texts)
-        return self._keep(graph, rest, project.spec.allow_paths, is_new=True)
+        return self._keep(graph, rest, project.spec.allow_paths)
 
     def _known(self, project: Project) -> Mapping[str, Parsed]:
         """Return what SQL files said that are rendered with the same macros and variables as before."""
@@ -289,8 +297,9 @@ class _Cache:
         rest: _Rest,
         allow_paths: tuple[str, ...],
         *,
-        is_new: bool,
+        name: str = "",
     ) -> Compiled:
+        """Write the cache; `name` is that of the graph if it is as it was."""
         counts: dict[str, int] = {}
         for step in graph:
             counts[step.kind] = counts.get(step.kind, 0) + 1
@@ -305,11 +314,12 @@ class _Cache:
             project=graph.project,
             environment=graph.environment,
             counts=counts,
+            name=name or os.urandom(16).hex(),
             body=f"{self.head_file.stem}-{os.urandom(6).hex()}.body",
         )
         with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
             self._write(head, graph, rest)
-        return replace(_to_compiled(head, lambda: graph, lambda: rest.files), is_new=is_new)
+        return _to_compiled(head, lambda: graph, lambda: graph.warnings, lambda: rest.files)
 
     def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
         encode = msgspec.msgpack.encode
@@ -337,19 +347,25 @@ class _Body:
     def rest(self) -> _Rest:
         return msgspec.msgpack.decode(self._rest, type=_Rest)
 
+    @cached_property
+    def warnings(self) -> tuple[Problem, ...]:
+        return msgspec.msgpack.decode(self._warnings, type=tuple[Problem, ...])
+
     def to_graph(self, head: _Head) -> Graph:
         decode = msgspec.msgpack.decode
         steps = decode(self._steps, type=list[Step])
         ids = [step.id for step in steps]
         own_texts = dict(zip(ids, decode(self._own_texts, type=list[str]), strict=True))
-        warnings = decode(self._warnings, type=tuple[Problem, ...])
-        return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), warnings, own_texts)
+        return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), self.warnings, own_texts)
 
 
 def _to_compiled(
-    head: _Head, graph: Callable[[], Graph], files: Callable[[], Mapping[str, tuple[Stamp, str]]]
+    head: _Head,
+    graph: Callable[[], Graph],
+    warnings: Callable[[], tuple[Problem, ...]],
+    files: Callable[[], Mapping[str, tuple[Stamp, str]]],
 ) -> Compiled:
-    return Compiled(head.environment, head.allow_paths, head.counts, False, graph, files)
+    return Compiled(head.environment, head.allow_paths, head.counts, head.name, graph, warnings, files)
 
 
 def _treadle() -> str:
@@ -357,4 +373,5 @@ def _treadle() -> str:
     with os.scandir(_PACKAGE) as entries:
         own = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
     beside = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
-    return hashlib.sha256(repr((sys.version_info[:3], own, beside)).encode()).hexdigest()
+    machine = sys.version_info[:3], sys.platform, os.uname().machine
+    return hashlib.sha256(repr((machine, own, beside)).encode()).hexdigest()
