@@ -92,11 +92,14 @@ def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
     raw = _tokenize(text, locate)
     tokens = _read_statement(text, raw, locate)
     tree = _parse(text, _before(raw, tokens[-1].end), locate)
+    nodes = list(tree.walk())
     # mypy takes the hash of an expression for that of its class.
-    looked_at = [one for one in tree.walk() if _is_looked_at(one.__class__)]  # type: ignore[arg-type]
+    looked_at = [one for one in nodes if _is_looked_at(one.__class__)]  # type: ignore[arg-type]
     problems = [*_check_kind(tree, looked_at, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
     problems += _check_tables(tree, looked_at, rendered.refs, text, locate)
     problems += [] if volatile else _check_samples(looked_at, tokens, locate)
+    for one in nodes:
+        one.parent = None  # without its cycles the tree is freed at once, and not by the garbage collector
     if problems:
         unique = {(problem.code, problem.where, problem.what): problem for problem in problems}
         raise ProjectError(sorted(unique.values(), key=lambda one: one.where or Location(path)))
