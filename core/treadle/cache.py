@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,6 +50,7 @@ class _Head(msgspec.Struct, frozen=True):
         allow_paths: of treadle.yml.
         read_environ: name -> sha256 of the value of each environment variable that templates asked for.
         counts: kind -> number of steps.
+        name: of the graph, see `Compiled`.
         body: the file that holds the rest.
     """
 
@@ -61,6 +62,7 @@ class _Head(msgspec.Struct, frozen=True):
     project: str
     environment: str
     counts: Mapping[str, int]
+    name: str
     body: str
 
 
@@ -110,21 +112,27 @@ class Compiled:
     Attributes:
         environment: the one that was compiled for.
         allow_paths: folders outside of the project whose files may be read.
-        counts: kind -> number of steps.
-        is_new: whether it differs from what was compiled last.
+        counts: kind -> number of steps, in the order of their first steps.
+        name: of this graph, compiled with this Treadle and the libraries beside it; no other has it.
     """
 
     environment: str
     allow_paths: tuple[str, ...]
     counts: Mapping[str, int]
-    is_new: bool
+    name: str
     _graph: Callable[[], Graph]
+    _warnings: Callable[[], tuple[Problem, ...]]
     _files: Callable[[], Mapping[str, tuple[Stamp, str]]]
 
     @cached_property
     def graph(self) -> Graph:
         """The graph."""
         return self._graph()
+
+    @cached_property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings of the graph, without reading all of it."""
+        return self._warnings()
 
     @cached_property
     def python(self) -> Mapping[str, str]:
@@ -155,6 +163,7 @@ class _Cache:
         self.head_file = folder / f"graph-{asked.key}.head"
         self.started_ns = time.time_ns()
         self.old: _Body | None = None
+        self.read_environ: set[str] = set()
 
     def read(self) -> Compiled | None:
         """Return what is cached, brought up to date; None where the project has to be compiled.
@@ -169,8 +178,9 @@ class _Cache:
         if found.problems:
             return None
         body = self.old = _Body(self.folder / head.body)
+        self.read_environ |= head.read_environ.keys()
         if found.signature == head.signature and not head.racy:
-            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.rest.files)
+            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.warnings, lambda: body.rest.files)
         changed = self._find_changed(found, head, body.rest)
         if changed is None:
             return None
@@ -183,7 +193,7 @@ class _Cache:
         files = {path: (stamp, digests[path]) for path, stamp in found.stamps.items()}
         parsed = {**body.rest.parsed, **changed}
         rest = replace_fields(body.rest, files=files, parsed=parsed)
-        return self._keep(patched, rest, head.allow_paths, head.read_environ, is_new=bool(changed))
+        return self._keep(patched, rest, head.allow_paths, name="" if changed else head.name)
 
     def _find(self, head: _Head) -> Found:
         root = self.asked.root
@@ -220,6 +230,7 @@ class _Cache:
             file.read_query(volatile=before.volatile)
         except TreadleError:
             return None
+        self.read_environ |= reader.renderer.read_environ.keys()
         said = reader.parsed[path]
         return said if said.says_the_same(before) else None
 
@@ -248,6 +259,7 @@ class _Cache:
         Raises:
             ProjectError: all that is wrong with it.
         """
+        from treadle.ahead import read_ahead
         from treadle.graph import compile_graph
         from treadle.project import read_project
         from treadle.sqlfile import SqlReader
@@ -257,16 +269,16 @@ class _Cache:
         readers: list[SqlReader] = []
 
         def read_sql(renderer: Renderer) -> SqlReader:
-            readers.append(SqlReader(renderer, self._known(project)))
+            reader = SqlReader(renderer, self._known(project))
+            readers.append(read_ahead(reader, {**project.sql_features, **project.sql_tests}))
             return readers[0]
 
         graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)
         own_texts = {step.id: to_own_text(step) for step in graph}
-        read_environ = readers[0].renderer.read_environ
+        self.read_environ |= readers[0].renderer.read_environ.keys()
         rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
-        read_digests = self._digest_environ(read_environ)
         graph = replace(graph, own_texts=own_texts)
-        return self._keep(graph, rest, project.spec.allow_paths, read_digests, is_new=True)
+        return self._keep(graph, rest, project.spec.allow_paths)
 
     def _known(self, project: Project) -> Mapping[str, Parsed]:
         """Return what SQL files said that are rendered with the same macros and variables as before."""
@@ -276,7 +288,7 @@ class _Cache:
         is_same = rest.macros == project.macros and rest.variables == project.variables
         return rest.parsed if is_same else {}
 
-    def _digest_environ(self, names: Mapping[str, object]) -> dict[str, str]:
+    def _digest_environ(self, names: Iterable[str]) -> dict[str, str]:
         return {name: digest_text(repr(self.asked.environ.get(name))) for name in sorted(names)}
 
     def _keep(
@@ -284,10 +296,10 @@ class _Cache:
         graph: Graph,
         rest: _Rest,
         allow_paths: tuple[str, ...],
-        read_environ: Mapping[str, str],
         *,
-        is_new: bool,
+        name: str = "",
     ) -> Compiled:
+        """Write the cache; `name` is that of the graph if it is as it was."""
         counts: dict[str, int] = {}
         for step in graph:
             counts[step.kind] = counts.get(step.kind, 0) + 1
@@ -298,15 +310,16 @@ class _Cache:
             signature=Found(stamps, ()).signature,
             racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
             allow_paths=allow_paths,
-            read_environ=read_environ,
+            read_environ=self._digest_environ(self.read_environ),
             project=graph.project,
             environment=graph.environment,
             counts=counts,
+            name=name or os.urandom(16).hex(),
             body=f"{self.head_file.stem}-{os.urandom(6).hex()}.body",
         )
         with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
             self._write(head, graph, rest)
-        return replace(_to_compiled(head, lambda: graph, lambda: rest.files), is_new=is_new)
+        return _to_compiled(head, lambda: graph, lambda: graph.warnings, lambda: rest.files)
 
     def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
         encode = msgspec.msgpack.encode
@@ -334,19 +347,25 @@ class _Body:
     def rest(self) -> _Rest:
         return msgspec.msgpack.decode(self._rest, type=_Rest)
 
+    @cached_property
+    def warnings(self) -> tuple[Problem, ...]:
+        return msgspec.msgpack.decode(self._warnings, type=tuple[Problem, ...])
+
     def to_graph(self, head: _Head) -> Graph:
         decode = msgspec.msgpack.decode
         steps = decode(self._steps, type=list[Step])
         ids = [step.id for step in steps]
         own_texts = dict(zip(ids, decode(self._own_texts, type=list[str]), strict=True))
-        warnings = decode(self._warnings, type=tuple[Problem, ...])
-        return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), warnings, own_texts)
+        return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), self.warnings, own_texts)
 
 
 def _to_compiled(
-    head: _Head, graph: Callable[[], Graph], files: Callable[[], Mapping[str, tuple[Stamp, str]]]
+    head: _Head,
+    graph: Callable[[], Graph],
+    warnings: Callable[[], tuple[Problem, ...]],
+    files: Callable[[], Mapping[str, tuple[Stamp, str]]],
 ) -> Compiled:
-    return Compiled(head.environment, head.allow_paths, head.counts, False, graph, files)
+    return Compiled(head.environment, head.allow_paths, head.counts, head.name, graph, warnings, files)
 
 
 def _treadle() -> str:
@@ -354,4 +373,5 @@ def _treadle() -> str:
     with os.scandir(_PACKAGE) as entries:
         own = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
     beside = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
-    return hashlib.sha256(repr((sys.version_info[:3], own, beside)).encode()).hexdigest()
+    machine = sys.version_info[:3], sys.platform, os.uname().machine
+    return hashlib.sha256(repr((machine, own, beside)).encode()).hexdigest()

@@ -6,6 +6,7 @@ find_files: one walk over the folders, a stat a file -> Found, whose `signature`
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ class Found:
     @property
     def signature(self) -> str:
         """A digest over all paths and stamps."""
-        text = repr(list(self.stamps.items()))
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        data = marshal.dumps(list(self.stamps.items()), 2)  # of version 2, which depends on the values alone
+        return hashlib.sha256(data).hexdigest()
 
 
 def find_root(start: Path) -> Path:
@@ -65,7 +66,7 @@ def find_files(root: Path, allowed: Iterable[Path]) -> Found:
     """
     walk = _Walk(str(root), tuple(allowed))
     walk.run()
-    return Found(dict(sorted(walk.stamps.items())), tuple(walk.problems))
+    return Found({path: walk.stamps[path] for path in sorted(walk.stamps)}, tuple(walk.problems))
 
 
 class _Walk:

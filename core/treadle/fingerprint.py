@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 from msgspec import Struct
@@ -39,6 +37,7 @@ REVISIONS: Mapping[str, int] = {
 
 _NOTHING: Mapping[str, str] = {}
 _MAX_LEAVES = 3
+_EMPTY: Mapping[type, str] = {type(None): "null", bool: "false", list: "[]", tuple: "[]", dict: "{}"}
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
 
 
@@ -155,6 +154,8 @@ def _computed_text_of(kind: Kind, distributions: tuple[str, ...], is_python: boo
 
 def to_canonical_json(value: Any) -> str:
     """Return JSON that is equal for equal values: sorted keys, no blanks."""
+    if not value and (text := _EMPTY.get(type(value))):  # most values of a configuration
+        return text
     return _CANONICAL.encode(value)
 
 
@@ -168,8 +169,13 @@ def installed_version(name: str) -> str:
     Returns:
         The version; `absent` when nothing of that name is installed.
     """
+    # Imported here, for a command that finds nothing to do asks for no version.
     if name == "platform":
+        import platform
+
         return f"{sys.platform}-{platform.machine()}-cpu"
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -179,6 +185,8 @@ def installed_version(name: str) -> str:
 
 @cache
 def _distributions_of_modules() -> Mapping[str, list[str]]:
+    from importlib import metadata
+
     return metadata.packages_distributions()
 
 

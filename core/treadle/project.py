@@ -232,7 +232,7 @@ class _Reader:
                 self._lose_names(top, suffix, path)
 
     def _read_text(self, path: str) -> str:
-        text = read_text(self.root / path, path)
+        text = read_text(f"{self.root}/{path}", path)
         self.files[path] = self._stamps[path], digest_text(text)
         return text
 

@@ -102,14 +102,19 @@ def _check_requires(requires: str, document: Document) -> None:
         raise ProjectError(Problem("TR010", f"the project requires Treadle {requires}", where, why, fix=fix))
 
 
-def read_text(file: Path, path: str) -> str:
+def read_text(file: str | Path, path: str) -> str:
     """Return a file's text.
+
+    Args:
+        file: where it is.
+        path: the file, relative to the project's root, for errors.
 
     Raises:
         ProjectError: TR007 it is too large, TR009 it cannot be read as UTF-8.
     """
     try:
-        data = file.read_bytes()
+        with open(file, "rb", buffering=0) as raw:
+            data = raw.readall()
     except OSError as error:
         why = error.strerror or str(error)
         fix = "check that it exists and its permissions"

@@ -8,10 +8,11 @@ each with its exact text: a tree forgets what DuckDB keeps, such as the case of 
 
 from __future__ import annotations
 
-import hashlib
 import re
+import threading
+from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
@@ -20,8 +21,8 @@ from sqlglot.errors import ParseError, TokenError
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match
 from treadle.program import Query
+from treadle.sqltokens import Token, digest_tokens, split_tokens
 from treadle.sqlwords import (
-    KEYWORDS,
     READERS,
     STATEMENTS,
     TABLE_FUNCTIONS,
@@ -32,7 +33,7 @@ from treadle.sqlwords import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from sqlglot.tokenizer_core import Token
+    from sqlglot.tokenizer_core import Token as RawToken
 
     from treadle.render import Rendered
 
@@ -53,40 +54,26 @@ _CHANGES = (
     exp.Command,
 )
 _LOOKED_AT = (*_CHANGES, exp.Table, exp.TableSample, exp.With)
-_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?$:]+")
 _PATH = re.compile(r"[./*:]")
-_PLAIN = frozenset("()[]{},;")
 _OPENING = frozenset("([{")
 _CLOSING = frozenset(")]}")
 _BEFORE_TABLE = frozenset(("FROM", "JOIN", ",", "(", ".", "LATERAL"))
-_FOLDED = KEYWORDS | {"PARTITION", "OVER", "INTERVAL", "RECURSIVE"}
 _WATCHED = READERS | VOLATILE_FUNCTIONS | VOLATILE_WORDS | {"age"}
 _WATCHED_FORMS = frozenset(form for name in _WATCHED for form in (name.upper(), f'"{name.upper()}"'))
 _NO_SCOPE: frozenset[str] = frozenset()
 MAX_DEPTH = 100
 MAX_OPEN_JOINS = 8
 
+
+class _Ready(threading.local):
+    """sqlglot's tokenizer and parser, one of each a thread: to set them up takes as long as half a query."""
+
+    def __init__(self) -> None:
+        self.tokenizer, self.parser = _DUCKDB.tokenizer(), _DUCKDB.parser()
+
+
+_ready = _Ready()
 _Locate: TypeAlias = "Callable[[int], Location]"
-_GAP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
-
-
-class _Token(NamedTuple):
-    """A token with its exact text; `upper` is the same in upper case."""
-
-    text: str
-    start: int
-    end: int
-    upper: str
-
-    @property
-    def is_word(self) -> bool:
-        return self.text[0].isalpha() or self.text[0] == "_"
-
-    @property
-    def name(self) -> str:
-        """The name that an identifier stands for, in lower case; the token's text for all else."""
-        text = self.text
-        return text[1:-1].replace('""', '"').lower() if text[0] == '"' else text.lower()
 
 
 def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
@@ -105,16 +92,25 @@ def read_query(rendered: Rendered, *, path: str, volatile: bool) -> Query:
     raw = _tokenize(text, locate)
     tokens = _read_statement(text, raw, locate)
     tree = _parse(text, _before(raw, tokens[-1].end), locate)
-    looked_at = [one for one in tree.walk() if isinstance(one, _LOOKED_AT)]
+    nodes = list(tree.walk())
+    # mypy takes the hash of an expression for that of its class.
+    looked_at = [one for one in nodes if _is_looked_at(one.__class__)]  # type: ignore[arg-type]
     problems = [*_check_kind(tree, looked_at, tokens, locate), *_check_calls(tokens, locate, volatile=volatile)]
     problems += _check_tables(tree, looked_at, rendered.refs, text, locate)
     problems += [] if volatile else _check_samples(looked_at, tokens, locate)
+    for one in nodes:
+        one.parent = None  # without its cycles the tree is freed at once, and not by the garbage collector
     if problems:
         unique = {(problem.code, problem.where, problem.what): problem for problem in problems}
         raise ProjectError(sorted(unique.values(), key=lambda one: one.where or Location(path)))
     first = tokens[0].start
     text = text[:first].replace(";", " ") + text[first : tokens[-1].end]
     return Query(text=text, tokens=digest_tokens(text, tokens), refs=rendered.refs)
+
+
+@cache
+def _is_looked_at(kind: type) -> bool:
+    return issubclass(kind, _LOOKED_AT)
 
 
 def _locator(rendered: Rendered, path: str) -> _Locate:
@@ -131,19 +127,19 @@ def _locator(rendered: Rendered, path: str) -> _Locate:
 # tokens
 
 
-def _tokenize(text: str, locate: _Locate) -> list[Token]:
+def _tokenize(text: str, locate: _Locate) -> list[RawToken]:
     """Return sqlglot's tokens, without semicolons before the first."""
     try:
-        raw = _DUCKDB.tokenize(text)
+        raw = _ready.tokenizer.tokenize(text)
     except TokenError:
         raise ProjectError(_not_closed(text, locate)) from None
     first = next((number for number, token in enumerate(raw) if text[token.start] != ";"), len(raw))
     return raw[first:]
 
 
-def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_Token]:
+def _read_statement(text: str, raw: Sequence[RawToken], locate: _Locate) -> list[Token]:
     """Return the tokens of the one statement of `text`, without its semicolon."""
-    tokens = list(_split(text, raw))
+    tokens = split_tokens(text, raw)
     if not tokens:
         fix = "write one SELECT, or delete the file"
         raise ProjectError(Problem("TR208", "the file holds no query", locate(0), fix=fix))
@@ -168,23 +164,11 @@ def _read_statement(text: str, raw: Sequence[Token], locate: _Locate) -> list[_T
     return tokens
 
 
-def _deepest(tokens: Sequence[_Token]) -> int:
+def _deepest(tokens: Sequence[Token]) -> int:
     return max(accumulate((one.text in _OPENING) - (one.text in _CLOSING) for one in tokens))
 
 
-def _split(text: str, raw: Sequence[Token]) -> Iterator[_Token]:
-    """Yield the words of sqlglot's tokens, which takes `GROUP BY` for one."""
-    for one in raw:
-        start, end = one.start, one.end + 1
-        part = text[start:end]
-        if part[0].isalpha() and not part.isalnum() and part[-1] not in "'\"" and any(map(str.isspace, part)):
-            for match in re.finditer(r"\S+", part):
-                yield _Token(match[0], start + match.start(), start + match.end(), match[0].upper())
-        else:
-            yield _Token(part, start, end, part.upper())
-
-
-def _open_join(tokens: Sequence[_Token]) -> _Token | None:
+def _open_join(tokens: Sequence[Token]) -> Token | None:
     """Return the join that is one too many without ON or USING; sqlglot tries all ways to nest such joins."""
     open_joins = [0]
     for number, token in enumerate(tokens):
@@ -203,7 +187,7 @@ def _open_join(tokens: Sequence[_Token]) -> _Token | None:
     return None
 
 
-def _wrong_start(token: _Token, locate: _Locate) -> Problem | None:
+def _wrong_start(token: Token, locate: _Locate) -> Problem | None:
     word = token.upper
     if word in _STARTS:
         return None
@@ -228,75 +212,16 @@ def _not_closed(text: str, locate: _Locate) -> Problem:
     return _syntax_problem(locate(0), "a quote or comment is never closed")
 
 
-def digest_tokens(text: str, tokens: Sequence[_Token]) -> str:
-    """Return the SHA-256 of tokens, as hex.
-
-    Each token counts with its exact text, but a keyword in upper case. Whether two tokens touch counts where
-    that can change what DuckDB reads (`1_000` and `1 _000`, `<->` and `< ->`).
-    """
-    parts = []
-    before = _Token("(", 0, tokens[0].start, "(")
-    for number, token in enumerate(tokens):
-        word, start, end, upper = token
-        gap = text[before.end : start]
-        if gap != " " and (gap or (word not in _PLAIN and before.text not in _PLAIN)):
-            parts.append(_glue(gap, before, token))
-        if upper in _FOLDED and _is_keyword(tokens, number):
-            word = upper
-        parts.append(f"{end - start}:{word}\n")
-        before = token
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def _glue(gap: str, before: _Token, token: _Token) -> str:
-    """Return what of the gap between two tokens is part of the query's meaning."""
-    if not gap:
-        left, right = before.text[-1], token.text[0]
-        wordish = _is_wordish(left) and _is_wordish(right)
-        number = (left == "." and right.isdigit()) or (left.isdigit() and right == ".")
-        parameter = left in "#$?@" and _is_wordish(right)
-        operator = _OPERATOR.fullmatch(before.text + token.text) is not None and not (
-            token.text in ("-", "+") and not re.search(r"[~!@#%^&|`?$]", before.text)
-        )
-        return "+" if wordish or number or parameter or operator else ""
-    return "" if _GAP.fullmatch(gap) else gap
-
-
-def _is_wordish(character: str) -> bool:
-    return character.isalnum() or character in "_'\"$"
-
-
-def _is_keyword(tokens: Sequence[_Token], number: int) -> bool:
-    """Return whether a word is surely a keyword, so that its case means nothing."""
-    word = tokens[number].upper
-    before = tokens[number - 1].upper if number else ""
-    after = [token.upper for token in tokens[number + 1 : number + 4]] + ["", "", ""]
-    if before in ("AS", ".") or after[0] in (":=", "=>"):
-        return False
-    if word in KEYWORDS:
-        return True
-    if word == "PARTITION":
-        return after[0] == "BY"
-    if word == "OVER":
-        opens = after[1] in ("ORDER", ")") or after[1:3] == ["PARTITION", "BY"]
-        return before == ")" and after[0] == "(" and opens
-    if word == "INTERVAL":
-        return after[0][:1].isdigit() or after[0][:1] == "'"
-    if word == "RECURSIVE":
-        return before == "WITH" and after[0] not in ("AS", "(", "USING", ",")
-    return False
-
-
 # the syntax tree
 
 
-def _before(raw: list[Token], end: int) -> list[Token]:
+def _before(raw: list[RawToken], end: int) -> list[RawToken]:
     return raw if raw[-1].start < end else [one for one in raw if one.start < end]
 
 
-def _parse(text: str, raw: list[Token], locate: _Locate) -> exp.Expr:
+def _parse(text: str, raw: list[RawToken], locate: _Locate) -> exp.Expr:
     try:
-        found = _DUCKDB.parser().parse(raw, text)
+        found = _ready.parser.parse(raw, text)
     except ParseError as error:
         report = error.errors[0] if error.errors else {}
         spots = [one.start for one in raw if (one.line, one.col) == (report.get("line"), report.get("col"))]
@@ -325,7 +250,7 @@ def _plain(report: dict[str, object], *, ends: bool) -> str:
 
 
 def _check_kind(
-    tree: exp.Expr, looked_at: Sequence[exp.Expr], tokens: Sequence[_Token], locate: _Locate
+    tree: exp.Expr, looked_at: Sequence[exp.Expr], tokens: Sequence[Token], locate: _Locate
 ) -> Iterator[Problem]:
     is_change = any(isinstance(one, _CHANGES) for one in looked_at)
     if not is_change and isinstance(tree, (exp.Query, exp.Values, exp.Pivot)):
@@ -336,7 +261,7 @@ def _check_kind(
     yield Problem("TR208", f"{token.text.upper()} is no part of a query", locate(token.start), fix=fix)
 
 
-def _check_calls(tokens: Sequence[_Token], locate: _Locate, *, volatile: bool) -> Iterator[Problem]:
+def _check_calls(tokens: Sequence[Token], locate: _Locate, *, volatile: bool) -> Iterator[Problem]:
     """Find what reads files and what depends on the moment, wherever it stands, by name."""
     if _WATCHED_FORMS.isdisjoint([token.upper for token in tokens]):
         return
@@ -380,7 +305,7 @@ def _depends(
     )
 
 
-def _is_called(tokens: Sequence[_Token], number: int) -> bool:
+def _is_called(tokens: Sequence[Token], number: int) -> bool:
     """Return whether `(` follows a name and makes it a call, not an alias as in `WITH now(x) AS (`."""
     if number + 1 >= len(tokens) or tokens[number + 1].text != "(" or (number and tokens[number - 1].name == "as"):
         return False
@@ -390,7 +315,7 @@ def _is_called(tokens: Sequence[_Token], number: int) -> bool:
     return not any(following[: len(head)] == head for head in heads)
 
 
-def _has_one_argument(tokens: Sequence[_Token], number: int) -> bool:
+def _has_one_argument(tokens: Sequence[Token], number: int) -> bool:
     end, depth = _closing(tokens, number + 1), 0
     for token in tokens[number + 1 : end]:
         depth += (token.text in "([{") - (token.text in ")]}")
@@ -399,7 +324,7 @@ def _has_one_argument(tokens: Sequence[_Token], number: int) -> bool:
     return True
 
 
-def _closing(tokens: Sequence[_Token], opening: int) -> int:
+def _closing(tokens: Sequence[Token], opening: int) -> int:
     depth = 0
     for number in range(opening, len(tokens)):
         depth += (tokens[number].text == "(") - (tokens[number].text == ")")
@@ -408,7 +333,7 @@ def _closing(tokens: Sequence[_Token], opening: int) -> int:
     return len(tokens)
 
 
-def _check_samples(looked_at: Sequence[exp.Expr], tokens: Sequence[_Token], locate: _Locate) -> Iterator[Problem]:
+def _check_samples(looked_at: Sequence[exp.Expr], tokens: Sequence[Token], locate: _Locate) -> Iterator[Problem]:
     if any(isinstance(one, exp.TableSample) and one.args.get("seed") is None for one in looked_at):
         words = ("SAMPLE", "TABLESAMPLE")
         token = next((one for one in tokens if one.text.upper() in words), tokens[0])

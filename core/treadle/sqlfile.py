@@ -8,9 +8,9 @@ surroundings (macros, variables, as_of, environment variables that were read) ar
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from treadle import sql
 from treadle.errors import Location
@@ -36,7 +36,7 @@ class SqlFile:
 
     def _render(self) -> Rendered:
         if self._rendered is None:
-            name = PurePosixPath(self.path).stem
+            name = os.path.splitext(os.path.basename(self.path))[0]
             self._rendered = self._reader.renderer.render(self._text, path=self.path, name=name)
         return self._rendered
 
@@ -85,6 +85,11 @@ class SqlReader:
             ProjectError: its template is wrong.
         """
         return SqlFile(path, text, self)
+
+    def knows(self, path: str, text: str) -> bool:
+        """Return whether it is known what a file says that holds this text."""
+        known = self.known.get(path)
+        return known is not None and known.digest == digest_text(text)
 
 
 def config_line(path: str, text: str) -> Location:

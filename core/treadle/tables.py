@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -61,7 +62,7 @@ class TableReader:
         for name, located in self.project.sources.items():
             self.scope.define(name, "source", located.at())
         for path in self.project.sql_features:
-            name = PurePosixPath(path).stem
+            name = os.path.splitext(os.path.basename(path))[0]
             if self.scope.define(name, "feature", self.project.line(path, 1)):
                 self.queries[name] = path
         for path in self.project.python:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,43 @@ import msgspec
 from treadle_runtime.disk import storage_errors
 
 
-def write_artifact(root: Path, name: str, value: Any) -> Path:
-    """Write JSON to target/, replacing an earlier document in one step, and return its path."""
+def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> Path:
+    """Write JSON to target/, replacing an earlier document in one step, and return its path.
+
+    Args:
+        root: the project's folder.
+        name: of the document.
+        value: what stands in it.
+        made_of: a name of what it was made of, for `is_written`.
+    """
     path = root / "target" / name
     with storage_errors(path):
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{name}.{os.getpid()}")
         temporary.write_bytes(_encode(value) + b"\n")
+        mark = _to_mark(temporary, made_of)
         temporary.replace(path)
+    if made_of:
+        with suppress(OSError):  # then it is written again next time
+            _note(root, name).write_text(mark)
     return path
+
+
+def is_written(root: Path, name: str, *, made_of: str) -> bool:
+    """Return whether a document in target/ was made of just that, and is as it was written."""
+    try:
+        return _note(root, name).read_text() == _to_mark(root / "target" / name, made_of)
+    except (OSError, ValueError):
+        return False
+
+
+def _note(root: Path, name: str) -> Path:
+    return root / ".treadle" / "cache" / f"{name}.made"
+
+
+def _to_mark(path: Path, made_of: str) -> str:
+    stat = path.stat()
+    return f"{made_of} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 
 def _encode(value: Any) -> bytes:

@@ -75,6 +75,8 @@ EDITS = [
         "{{{{ config(tags=['t'], materialized='view') }}}}\nselect x + {n} as x from {{{{ ref('a') }}}}",
     ),
     ("features/c.sql", "select id + {n} as id from {{{{ ref('orders') }}}}"),
+    ("features/c.sql", "select id, {{{{ env_var('TREADLE_LIMIT', '{n}') }}}} as l from {{{{ ref('orders') }}}}"),
+    ("features/a.sql", "select {{{{ env_var('TREADLE_OTHER', '{n}') }}}} as x from {{{{ ref('orders') }}}}"),
     ("features/new{n}.sql", "select 1 as one"),
     (
         "features/daily.sql",
@@ -102,7 +104,10 @@ EDITS = [
 def test_after_any_edits_it_is_a_new_compilation(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     root = make(tmp_path)
+    environ: dict[str, str] = {}
     for _ in range(12):
+        if rng.random() < 0.4:
+            environ = {name: str(rng.randrange(3)) for name in ("TREADLE_LIMIT", "TREADLE_OTHER") if rng.random() < 0.7}
         for path, text in rng.sample(EDITS, rng.randint(0, 2)):
             file = root / path.format(n=rng.randrange(3))
             file.write_text(text.format(n=rng.randrange(50)))
@@ -111,8 +116,8 @@ def test_after_any_edits_it_is_a_new_compilation(tmp_path: Path, seed: int) -> N
         if rng.random() < 0.2:
             for file in sorted(root.glob("features/new*.sql"))[:1]:
                 file.unlink()
-        assert_same(load(root), anew(root))
-        assert_same(load(root), anew(root))
+        assert_same(load(root, environ=environ), anew(root, environ))
+        assert_same(load(root, environ=environ), anew(root, environ))
 
 
 def test_edit_that_keeps_size_and_times_of_a_young_file_is_seen(tmp_path: Path) -> None:
@@ -135,6 +140,17 @@ def test_variables_environment_and_environment_variables_count(tmp_path: Path) -
     assert "> 0" in str(load(root).graph["c"].query)
     assert "limit 3" in str(load(root, variables={"limit": 3}).graph["b"].query)
     assert "limit 10" in str(load(root).graph["b"].query)
+
+
+@pytest.mark.parametrize("edited", ["features/b.sql", "features/new.sql"])
+def test_environment_variable_counts_after_another_file_was_edited(tmp_path: Path, edited: str) -> None:
+    root = make(tmp_path)
+    environ = {"TREADLE_LIMIT": "7"}
+    load(root, environ=environ)
+    (root / edited).write_text("select {{ env_var('TREADLE_OTHER', '5') }} as five from {{ ref('a') }}")
+    load(root, environ=environ)
+    for later in ({"TREADLE_LIMIT": "8"}, {"TREADLE_LIMIT": "8", "TREADLE_OTHER": "6"}):
+        assert_same(load(root, environ=later), anew(root, later))
 
 
 def test_problems_are_reported_each_time_and_mended_ones_are_forgotten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The cases stand in tests/fixtures/sql/. DuckDB itself is the judge of what is va
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from functools import cache
@@ -156,6 +157,36 @@ def test_same_query_has_the_same_tokens(first: str, second: str) -> None:
 @as_parameters("different_tokens.sql")
 def test_different_query_has_other_tokens(first: str, second: str) -> None:
     assert digest(first) != digest(second)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("select 1", "38f09ae81ed56c3bbca0dd1d19e3987c6052098629459e40edefee230504a7bf"),
+        (
+            "SELECT a.b, 1.5::int, x->>'k', $1 -- c\nfrom t\nleft join u using (a)\ngroup by all",
+            "ca672bcd99669f899e9fadd0af3ce0edb6126b85e82be3e2c6b6e044dc69e80d",
+        ),
+        (
+            "with recursive w as (select 'It''s' as \"Q x\" union all select * from w) select count(*) over (partition by a order by b) from w where a is not null and interval '1 day' > b",
+            "ae04a6b5a2e6e1ac501f8a7265de2acf497ea1dacc192e52c6c5bd81d131dc4d",
+        ),
+    ],
+)
+def test_identity_of_a_query_is_what_it_always_was(text: str, expected: str) -> None:
+    assert read(text).tokens == expected
+
+
+def test_looking_at_a_query_leaves_no_garbage() -> None:
+    read(ACCEPTED[0])
+    gc.collect()
+    gc.disable()
+    try:
+        for text in ACCEPTED[:50]:
+            read(text)
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def digest(text: str) -> str | None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from treadle_runtime.commands.options import as_of_option, json_option, open_project, project_options
+from treadle_runtime.commands.options import as_of_option, json_option, load_project, open_project, project_options
+
+_MANIFEST = "manifest.json"
 
 
 @click.command("compile")
@@ -25,22 +27,31 @@ def compile_project(
       treadle compile
       treadle compile --env production --json
     """
-    from treadle.manifest import to_manifest
-    from treadle_runtime.artifacts import write_artifact
-    from treadle_runtime.commands.console import print_json, print_problem
+    from treadle_runtime.artifacts import is_written, write_artifact
 
-    with open_project(folder, environment, variables, as_of) as workspace:
-        graph = workspace.graph
-        workspace.check_trainers()
-        manifest = to_manifest(graph, {})
-        path = write_artifact(workspace.root, "manifest.json", manifest)
-        for warning in graph.warnings:
+    root, compiled = load_project(folder, environment, variables, as_of)
+    # What was written for this very graph was checked before, and writing takes longer than all the rest.
+    is_due = not is_written(root, _MANIFEST, made_of=compiled.name)
+    if is_due and "train" in compiled.counts:
+        with open_project(folder, environment, variables, as_of) as workspace:
+            workspace.check_trainers()
+    if is_due or as_json:
+        from treadle.manifest import to_manifest
+
+        manifest = to_manifest(compiled.graph, {})
+        if is_due:
+            write_artifact(root, _MANIFEST, manifest, made_of=compiled.name)
+    if compiled.warnings:
+        from treadle_runtime.commands.console import print_problem
+
+        for warning in compiled.warnings:
             print_problem(warning, severity="warning")
-        if as_json:
-            print_json(manifest)
-            return
-        kinds = [step.kind for step in graph]
-        shown = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        click.echo(f"{len(kinds)} steps: {shown}")
-        click.echo(f"wrote {path.relative_to(workspace.root)}")
-        click.echo("next: treadle plan")
+    if as_json:
+        from treadle_runtime.commands.console import print_json
+
+        print_json(manifest)
+        return
+    shown = ", ".join(f"{n} {kind}" for kind, n in compiled.counts.items())
+    click.echo(f"{sum(compiled.counts.values())} steps: {shown}")
+    click.echo(f"wrote target/{_MANIFEST}" if is_due else f"target/{_MANIFEST} is up to date")
+    click.echo("next: treadle plan")

@@ -38,8 +38,9 @@ def to_lines(rows: Iterable[Sequence[str]], *, header: Sequence[str] = ()) -> li
     table = [tuple(header), *rows] if header else list(rows)
     if not table:
         return []
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    form = "  ".join(f"%-{width}s" for width in widths)
+    return [(form % tuple(row)).rstrip() for row in table]
 
 
 def to_names(step_ids: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import click
 from treadle.interruption import Interruption
 
 if TYPE_CHECKING:
+    from treadle.cache import Compiled
     from treadle.step import Graph
     from treadle_runtime.workspace import Workspace
 
@@ -130,16 +131,26 @@ def command_words() -> str:
     return shlex.join(["treadle", *sys.argv[1:]])[:200]
 
 
-def compile_project(
+def load_project(
     folder: Path, environment: str | None = None, variables: str | None = None, as_of: str | None = None
-) -> Graph:
-    """Compile the project that the options name, for a command that needs nothing of the runtime."""
+) -> tuple[Path, Compiled]:
+    """Return the root of the project that the options name, and what it compiles to.
+
+    For a command that needs nothing of the runtime; it is read from the cache as far as that holds.
+    """
     from treadle.cache import Asked, load_compiled
     from treadle.files import find_root
 
     root = find_root(folder)
     asked = Asked(root, environment, _parse_variables(variables), os.environ, as_of)
-    return load_compiled(asked, root / ".treadle" / "cache").graph
+    return root, load_compiled(asked, root / ".treadle" / "cache")
+
+
+def compile_project(
+    folder: Path, environment: str | None = None, variables: str | None = None, as_of: str | None = None
+) -> Graph:
+    """Compile the project that the options name, for a command that needs nothing of the runtime."""
+    return load_project(folder, environment, variables, as_of)[1].graph
 
 
 def _to_as_of(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
