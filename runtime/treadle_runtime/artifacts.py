@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,17 @@ from typing import Any
 import msgspec
 
 from treadle_runtime.disk import storage_errors
+from treadle_runtime.lock import hold_lock
 
 
 def write_artifact(root: Path, name: str, value: Any) -> Path:
     """Write JSON to target/, replacing an earlier document in one step, and return its path."""
     path = root / "target" / name
-    with storage_errors(path):
+    new = path.with_name(f".{name}.new")  # always the same name, so that what a killed process leaves is replaced
+    with hold_lock(root / ".treadle" / "claims" / f"target-{name}.lock"), storage_errors(path):
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        temporary.write_bytes(_encode(value) + b"\n")
-        temporary.replace(path)
+        new.write_bytes(_encode(value) + b"\n")
+        new.replace(path)
     return path
 
 

@@ -19,6 +19,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from treadle_runtime import disk
+
 _FINGERPRINT = re.compile(rb'"([0-9a-f]{64})"')
 
 
@@ -32,12 +34,13 @@ def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
     """
     folder = catalog.parent / "catalogs"
     forget_closed(catalog.parent)
-    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*-*.duckdb")]
+    numbers = [int(path.stem.rpartition("-")[2]) for path in _kept(catalog.parent)]
     name = f"{catalog.stem}-{max(numbers, default=0) + 1}"
     kept = folder / f"{name}.duckdb"
     # On a file system without second names its readers are protected by the grace period of `clean` alone.
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
+        kept.with_suffix(".json").unlink(missing_ok=True)  # of a process that was killed before the second link
         os.link(stamp, kept.with_suffix(".json"))
         os.link(catalog, kept)
     try:
@@ -77,7 +80,8 @@ def forget_closed(root: Path) -> None:
 
 
 def _kept(root: Path) -> list[Path]:
-    return sorted((root / "catalogs").glob("*.duckdb"))
+    folder = root / "catalogs"  # another process may remove it meanwhile
+    return [folder / name for name in disk.names_in(folder) if name.endswith(".duckdb")]
 
 
 def _forget(kept: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from treadle_runtime.disk import storage_errors
+from treadle_runtime.disk import remove_empty, storage_errors
 from treadle_runtime.statefile import StateFile
 from treadle_runtime.textpack import pack_texts, unpack_texts
 
@@ -507,6 +507,7 @@ class State(StateFile):
         for (run_id,) in con.execute("SELECT id FROM runs WHERE status = 'running'").fetchall():
             if not self._is_alive(run_id):
                 con.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (run_id,))
+                remove_empty(self.path.parent / "logs" / run_id)
         for file in self._runs.glob("*.lock"):
             if not self._is_alive(file.stem):
                 file.unlink(missing_ok=True)

@@ -423,6 +423,31 @@ def test_readers_of_replaced_catalogs_keep_their_versions(make_project: MakeProj
     assert not (project.root / ".treadle/catalogs").exists()
 
 
+def test_replaced_catalogs_go_with_clean_when_no_version_does(make_project: MakeProject) -> None:
+    project = make_project("features")
+    built(project, 1)
+    reader = start_reader(project, CATALOG)
+    built(project, 2)
+    assert (project.root / ".treadle/catalogs").exists()
+    reader.communicate(timeout=60)
+    project.treadle("clean", "--dry-run")
+    assert (project.root / ".treadle/catalogs").exists()
+    assert "0 versions that nothing refers to" in project.treadle("clean").stdout
+    assert not (project.root / ".treadle/catalogs").exists()
+
+
+def test_catalog_is_kept_after_a_kill_between_its_two_names(make_project: MakeProject) -> None:
+    project = make_project("features")
+    one = built(project, 1)
+    reader = start_reader(project, CATALOG)
+    project.write(".treadle/catalogs/dev-1.json", "{}")
+    built(project, 2)
+    assert one not in clean_now(project)
+    reader.communicate(timeout=60)
+    assert one in clean_now(project)
+    assert not (project.root / ".treadle/catalogs").exists()
+
+
 def test_catalog_that_nobody_has_open_is_not_kept(make_project: MakeProject) -> None:
     project = make_project("features")
     built(project, 1), built(project, 2)
