@@ -41,6 +41,14 @@ class StepWaits:
 
 
 @dataclass(frozen=True)
+class CatalogWaits:
+    """The environment's catalog is written by another process first; `holder` says which."""
+
+    environment: str
+    holder: str
+
+
+@dataclass(frozen=True)
 class StepFinished:
     """A step is done.
 
@@ -92,5 +100,5 @@ class RunFinished:
     counts: Mapping[str, int]
 
 
-Event = RunStarted | StepStarted | StepWaits | StepFinished | Published | RunFinished
+Event = RunStarted | StepStarted | StepWaits | CatalogWaits | StepFinished | Published | RunFinished
 Emit = Callable[[Event], None]

@@ -31,7 +31,15 @@ class PublishedRun:
     warnings: tuple[Problem, ...] = ()
 
 
-def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[], JobMaker]) -> PublishedRun:
+def publish(
+    plan: Plan,
+    run: Run,
+    store: Store,
+    state: State,
+    jobs: Callable[[], JobMaker],
+    *,
+    on_wait: Callable[[str], None] | None = None,
+) -> PublishedRun:
     """Make what a run computed the current versions of its environment.
 
     Args:
@@ -40,6 +48,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         store: where the versions stand.
         state: where the map is written.
         jobs: returns what knows what views and sources in place stand for.
+        on_wait: called with who writes the catalog, before this process waits for that.
     """
     environment, graph = plan.graph.environment, plan.graph
     current = state.environment(environment)
@@ -61,7 +70,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         inlined=_inlined(plan, standing, jobs),
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
-    return PublishedRun(candidates, write_views(state, store, environment))
+    return PublishedRun(candidates, write_views(state, store, environment, on_wait=on_wait))
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:

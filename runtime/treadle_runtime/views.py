@@ -13,7 +13,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime.stamp import Query, Unread, is_current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from treadle_runtime.state import State
@@ -28,7 +28,13 @@ def catalog_path(store: Store, env: str) -> Path:
 
 
 def write_views(
-    state: State, store: Store, env: str, *, like: str | None = None, anew: bool = False
+    state: State,
+    store: Store,
+    env: str,
+    *,
+    like: str | None = None,
+    anew: bool = False,
+    on_wait: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Bring an environment's catalog up to its map.
 
@@ -38,6 +44,7 @@ def write_views(
         env: the environment.
         like: another environment, whose catalog is copied if it shows the same.
         anew: make it from nothing, whatever stands.
+        on_wait: called with who writes it, before this process waits for that.
 
     Returns:
         Why that could not be, if so: the catalog is a cache, and the next build writes it again.
@@ -56,21 +63,22 @@ def write_views(
 
     other = catalog_path(store, like) if like else None
     try:
-        write_catalog(path, find_views, store.root / "store", like=other, anew=anew)
+        root = store.root / "store"
+        write_catalog(path, find_views, root, like=other, anew=anew, owner=store.owner, on_wait=on_wait)
     except StoreError as error:
         return tuple(error.problems)
     return ()
 
 
-def remove_views(store: Store, env: str) -> None:
-    """Delete an environment's catalog.
+def remove_views(store: Store, env: str, *, on_wait: Callable[[str], None] | None = None) -> None:
+    """Delete an environment's catalog; `on_wait` as in `write_views`.
 
     Raises:
         StoreError: TR805 not writable.
     """
     from treadle_runtime.catalog import remove_catalog
 
-    remove_catalog(catalog_path(store, env))
+    remove_catalog(catalog_path(store, env), owner=store.owner, on_wait=on_wait)
 
 
 def _find(state: State, store: Store, env: str, told: Mapping[str, str]) -> dict[str, Query | Unread]:

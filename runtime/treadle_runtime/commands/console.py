@@ -12,6 +12,7 @@ import click
 
 from treadle.errors import Problem
 from treadle.events import (
+    CatalogWaits,
     Event,
     Published,
     RunFinished,
@@ -47,6 +48,11 @@ def to_names(step_ids: Iterable[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + more
 
 
+def print_wait(environment: str, holder: str) -> None:
+    """Print on stderr that the catalog of an environment is written by another process first."""
+    click.echo(_to_wait(environment, holder), err=True)
+
+
 def print_problem(problem: Problem, *, severity: str = "error") -> None:
     """Print one problem on stderr."""
     first, *rest = problem.to_text().splitlines()
@@ -78,6 +84,8 @@ class Reporter:
                 self._show_running(event)
             case StepWaits():
                 self._line(f"{event.step_id} waits: {event.holder} computes it too")
+            case CatalogWaits():
+                self._line(_to_wait(event.environment, event.holder))
             case StepFinished():
                 self._finished(event)
             case RunFinished():
@@ -148,6 +156,10 @@ class Reporter:
             self._bar.start()
         else:
             click.echo(line, err=True)
+
+
+def _to_wait(environment: str, holder: str) -> str:
+    return f"the catalog of {environment} waits: {holder} writes it"
 
 
 def _short_name(event: StepFinished) -> str:
