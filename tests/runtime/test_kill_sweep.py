@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 N_KILLS = int(os.environ.get("TREADLE_SOAK", "60"))
 CATALOG = ".treadle/dev.duckdb"
 MAX_KILLS = 10
-"""After so many, a build is left in peace, so that the sweep goes on."""
+MAX_LATE_KILLS = 3
+"""After so many, and so many when every step was done, a build is left in peace, so that the sweep goes on."""
 
 PROJECT: Mapping[str, str] = {
     **CHURN,
@@ -164,11 +165,13 @@ class Sweep:
     def finish(self, n: int) -> None:
         """Build an edition, again and again, until it is done."""
         wanted = self.undisturbed.standings[n].fingerprints
-        n_all = self.n_left(wanted)
+        n_all, n_late = self.n_left(wanted), 0
         for _ in range(MAX_KILLS):
-            moment = self.draw_moment(self.undisturbed.seconds[n], self.n_left(wanted) / n_all, self.n_left(wanted))
-            if self.survives(wanted, *moment):
-                return
+            n_left = self.n_left(wanted)
+            n_late += n_left == 0
+            moment = self.draw_moment(self.undisturbed.seconds[n], n_left / n_all, n_left)
+            if n_late > MAX_LATE_KILLS or self.survives(wanted, *moment):
+                break
         self.project.run("build")
 
     def draw_moment(self, build_s: float, share_left: float, n_left: int) -> tuple[int, float]:
@@ -185,14 +188,17 @@ class Sweep:
     def survives(self, wanted: frozenset[str], n_steps: int, pause_s: float) -> bool:
         """Start the build and kill it, or a worker of it, at a moment; return whether it was done all the same."""
         n_before = self.n_left(wanted)
+        is_for_worker = n_before > 0 and self.rng.random() < 0.4  # else a worker is seldom there to be killed
         process = self.project.start("build", "--threads", self.rng.choice("1112"))
-        while self.n_left(wanted) > n_before - n_steps and process.poll() is None:
+        while process.poll() is None and self.n_left(wanted) > n_before - n_steps:
             time.sleep(0.01)
+        while process.poll() is None and is_for_worker and not self.project.workers():
+            time.sleep(0.05)
         try:
             process.wait(pause_s)
         except subprocess.TimeoutExpired:
             others = sorted(self.project.processes().keys() - {process.pid})
-            pid = self.rng.choice(others) if others and self.rng.random() < 0.7 else process.pid
+            pid = self.rng.choice(others) if others and is_for_worker else process.pid
             n_left = self.n_left(wanted)
             with suppress(ProcessLookupError):  # a worker that has just ended
                 os.kill(pid, signal.SIGKILL)
