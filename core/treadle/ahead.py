@@ -21,6 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from treadle.errors import ProjectError
+from treadle.interruption import count_other_threads
 from treadle.program import Parsed
 from treadle.sqlfile import SqlReader
 
@@ -64,7 +65,7 @@ def count_processes(n_files: int) -> int:
     if sys.platform != "linux" or n_files < MIN_FILES:
         return 1
     with suppress(OSError):
-        if len(os.listdir("/proc/self/task")) == 1:  # a thread may hold a lock, which nobody would release in a fork
+        if count_other_threads() == 0:  # one may hold a lock, which nobody would release in a fork
             return min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
     return 1
 

@@ -59,6 +59,14 @@ class StepRetries:
 
 
 @dataclass(frozen=True)
+class CatalogWaits:
+    """The environment's catalog is written by another process first; `holder` says which."""
+
+    environment: str
+    holder: str
+
+
+@dataclass(frozen=True)
 class StepFinished:
     """A step is done.
 
@@ -115,5 +123,5 @@ class RunFinished:
     counts: Mapping[str, int]
 
 
-Event = RunStarted | StepStarted | StepWaits | StepRetries | StepFinished | Published | RunFinished
+Event = RunStarted | StepStarted | StepWaits | StepRetries | CatalogWaits | StepFinished | Published | RunFinished
 Emit = Callable[[Event], None]

@@ -24,7 +24,18 @@ from typing import NoReturn
 GRACE_S = 1.5
 _AGAIN_S = 0.02
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_THREAD = "interruption"
 _SHOW_CURSOR = "\x1b[?25h"
+
+
+def count_other_threads() -> int:
+    """Return how many threads this process has besides the calling one and that which waits for a signal (Linux).
+
+    Raises:
+        OSError: /proc is not there.
+    """
+    own = sum(thread.name == _THREAD for thread in threading.enumerate())
+    return len(os.listdir("/proc/self/task")) - own - 1
 
 
 class Interruption:
@@ -57,7 +68,7 @@ class Interruption:
         reader, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
         self._handle()
-        threading.Thread(target=self._watch, args=(reader,), name="interruption", daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader,), name=_THREAD, daemon=True).start()
         sys.unraisablehook = self._raise_again
 
     def _handle(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import msgspec
 
 from treadle_runtime.disk import storage_errors
+from treadle_runtime.lock import hold_lock
 
 
 def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> Path:
@@ -25,12 +25,12 @@ def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> P
         made_of: a name of what it was made of, for `is_written`.
     """
     path = root / "target" / name
-    with storage_errors(path):
+    new = path.with_name(f".{name}.new")  # always the same name, so that what a killed process leaves is replaced
+    with hold_lock(root / ".treadle" / "claims" / f"target-{name}.lock"), storage_errors(path):
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        temporary.write_bytes(_encode(value) + b"\n")
-        mark = _to_mark(temporary, made_of)
-        temporary.replace(path)
+        new.write_bytes(_encode(value) + b"\n")
+        mark = _to_mark(new, made_of)
+        new.replace(path)
     if made_of:
         with suppress(OSError):  # then it is written again next time
             _note(root, name).write_text(mark)

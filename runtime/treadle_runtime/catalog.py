@@ -57,6 +57,8 @@ def write_catalog(
     *,
     like: Path | None = None,
     anew: bool = False,
+    owner: str = "treadle",
+    on_wait: Callable[[str], None] | None = None,
 ) -> bool:
     """Make the catalog show these versions; changes only what differs from what stands.
 
@@ -69,6 +71,7 @@ def write_catalog(
         store_root: the folder that holds the versions' folders, `.treadle/store`.
         like: the catalog of another environment; if it shows the same, it is copied.
         anew: make it from nothing, whatever stands.
+        owner, on_wait: for those who wait for this process, and for whom this one waits, see `hold_lock`.
 
     Returns:
         Whether anything changed.
@@ -80,7 +83,8 @@ def write_catalog(
     store = str(store_root.absolute())
     name = f"catalog-{path.stem}"  # lock and work are named as the store names a claim and its draft
     work = path.parent / "tmp" / name
-    with hold_lock(path.parent / "claims" / f"{name}.lock"), _write_errors(path):
+    lock = path.parent / "claims" / f"{name}.lock"
+    with hold_lock(lock, owner=owner, on_wait=on_wait), _write_errors(path):
         last = read_stamp(path)
         other = read_stamp(like) if like else None
         views = find_views({**(other.queries if other else {}), **(last.queries if last else {})})
@@ -108,14 +112,15 @@ def write_catalog(
     return True
 
 
-def remove_catalog(path: Path) -> None:
-    """Delete a catalog; who has it open keeps reading it.
+def remove_catalog(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], None] | None = None) -> None:
+    """Delete a catalog; who has it open keeps reading it. `owner` and `on_wait` as in `write_catalog`.
 
     Raises:
         StoreError: TR805 not writable.
     """
     path = path.absolute()
-    with hold_lock(path.parent / "claims" / f"catalog-{path.stem}.lock"), disk.storage_errors(path):
+    lock = path.parent / "claims" / f"catalog-{path.stem}.lock"
+    with hold_lock(lock, owner=owner, on_wait=on_wait), disk.storage_errors(path):
         kept = _kept(path)
         for file in (path, path.with_name(path.name + ".wal"), stamp_path(path), kept, stamp_path(kept)):
             file.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from treadle.errors import Problem, StoreError
@@ -95,6 +95,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Delete the empty files in a folder, and the folder itself if no other is in it, as far as possible."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not path.stat().st_size:
+                path.unlink()
+        folder.rmdir()
 
 
 def sync(path: Path) -> None:

@@ -42,6 +42,7 @@ def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
         # On a file system without second names its readers are protected by the grace period of `clean` alone.
         with suppress(OSError):
             kept.parent.mkdir(exist_ok=True)
+            kept.with_suffix(".json").unlink(missing_ok=True)  # of a process that was killed before the second link
             os.link(stamp, kept.with_suffix(".json"))
             os.link(catalog, kept)
         try:
@@ -98,7 +99,7 @@ def _closed(root: Path) -> frozenset[Path]:
 
 
 def _kept(root: Path) -> list[Path]:
-    folder = root / "catalogs"
+    folder = root / "catalogs"  # another process may remove it meanwhile
     return [folder / name for name in disk.names_in(folder) if name.endswith(".duckdb")]
 
 

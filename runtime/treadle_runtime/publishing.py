@@ -31,7 +31,15 @@ class PublishedRun:
     warnings: tuple[Problem, ...] = ()
 
 
-def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[], JobMaker]) -> PublishedRun:
+def publish(
+    plan: Plan,
+    run: Run,
+    store: Store,
+    state: State,
+    jobs: Callable[[], JobMaker],
+    *,
+    on_wait: Callable[[str], None] | None = None,
+) -> PublishedRun:
     """Make what a run computed the current versions of its environment.
 
     Args:
@@ -40,6 +48,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
         store: where the versions stand.
         state: where the map is written.
         jobs: returns what knows what views and sources in place stand for.
+        on_wait: called with who writes the catalog, before this process waits for that.
     """
     store.settle()
     environment, graph = plan.graph.environment, plan.graph
@@ -63,7 +72,7 @@ def publish(plan: Plan, run: Run, store: Store, state: State, jobs: Callable[[],
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
     known = {result.version.fingerprint: result.version for result in run.results.values() if result.version}
-    return PublishedRun(candidates, write_views(state, store, environment, known=known))
+    return PublishedRun(candidates, write_views(state, store, environment, known=known, on_wait=on_wait))
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:

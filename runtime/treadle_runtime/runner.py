@@ -20,6 +20,7 @@ from treadle.events import Emit, Status, StepStarted, StepWaits
 from treadle.plan import Plan, PlannedStep
 from treadle.step import Step
 from treadle_runtime.attempts import Attempt, Attempts
+from treadle_runtime.disk import remove_empty
 from treadle_runtime.intervals import Window
 from treadle_runtime.job import Job, Made
 from treadle_runtime.jobs import JobMaker
@@ -83,8 +84,7 @@ class Runner:
                 self._build(run, {planned.step.id: planned for planned in plan if planned.action == "build"}, ledger)
             finally:
                 ledger.flush()
-                with contextlib.suppress(OSError):  # there are logs in it, or nothing was logged
-                    self._logs(run).rmdir()
+                remove_empty(self._logs(run))  # a worker that died left the log empty that it had open
         return run
 
     def _build(self, run: Run, waiting: Mapping[str, PlannedStep], ledger: Ledger) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from treadle_runtime.disk import storage_errors
+from treadle_runtime.disk import remove_empty, storage_errors
 from treadle_runtime.lock import is_held
 from treadle_runtime.statefile import StateFile
 from treadle_runtime.textpack import pack_texts, unpack_texts
@@ -539,6 +539,7 @@ class State(StateFile):
         for (run_id,) in con.execute("SELECT id FROM runs WHERE status = 'running'").fetchall():
             if not is_held(self._lock_file(run_id)):
                 con.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (run_id,))
+                remove_empty(self.path.parent / "logs" / run_id)
         for file in self._runs.glob("*.lock"):
             if not is_held(file):
                 file.unlink(missing_ok=True)

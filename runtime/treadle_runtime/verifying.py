@@ -5,9 +5,10 @@ state -> versions (threads) -> what is missing -> with repair: what is damaged i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from treadle.errors import Problem, StoreError
@@ -87,6 +88,7 @@ def verify(
     steps: frozenset[str] | None = None,
     threads: int = 2,
     repair: bool = False,
+    on_wait: Callable[[str, str], None] | None = None,
 ) -> Report:
     """Check the state, the store and what refers to it; make the catalogs anew.
 
@@ -95,6 +97,7 @@ def verify(
         steps: ids of the steps whose versions are looked at; None for all versions, and the catalogs.
         threads: how many versions are read at once.
         repair: take damaged versions out of the store.
+        on_wait: called with an environment and who writes its catalog, before this process waits for that.
     """
     store, state = workspace.store, workspace.state
     problems = tuple(state.find_damage())
@@ -110,7 +113,7 @@ def verify(
     wrong.sort(key=lambda each: (each.step, each.fingerprint))
     if repair:
         wrong = _withdraw(store, state, wrong)
-    catalogs = _rebuild_catalogs(state, store) if steps is None else {}
+    catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None else {}
     return Report(problems, sizes, tuple(wrong), catalogs, repair)
 
 
@@ -164,9 +167,12 @@ def _withdraw(store: Store, state: State, wrong: Iterable[Wrong]) -> list[Wrong]
     return settled
 
 
-def _rebuild_catalogs(state: State, store: Store) -> dict[str, Problem | None]:
+def _rebuild_catalogs(
+    state: State, store: Store, on_wait: Callable[[str, str], None] | None
+) -> dict[str, Problem | None]:
     found: dict[str, Problem | None] = {}
     for row in state.read("SELECT DISTINCT env FROM environments ORDER BY env"):
-        problems = write_views(state, store, row["env"], anew=True)
+        tell = partial(on_wait, row["env"]) if on_wait is not None else None
+        problems = write_views(state, store, row["env"], anew=True, on_wait=tell)
         found[row["env"]] = problems[0] if problems else None
     return found

@@ -13,7 +13,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime.stamp import Query, Unread, is_current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from treadle_runtime.state import State
@@ -36,6 +36,7 @@ def write_views(
     like: str | None = None,
     anew: bool = False,
     known: Mapping[str, Version] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Bring an environment's catalog up to its map.
 
@@ -46,6 +47,7 @@ def write_views(
         like: another environment, whose catalog is copied if it shows the same.
         anew: make it from nothing, whatever stands.
         known: fingerprint -> version, of those that need not be opened again.
+        on_wait: called with who writes it, before this process waits for that.
 
     Returns:
         Why that could not be, if so: the catalog is a cache, and the next build writes it again.
@@ -64,21 +66,22 @@ def write_views(
 
     other = catalog_path(store, like) if like else None
     try:
-        write_catalog(path, find_views, store.root / "store", like=other, anew=anew)
+        root = store.root / "store"
+        write_catalog(path, find_views, root, like=other, anew=anew, owner=store.owner, on_wait=on_wait)
     except StoreError as error:
         return tuple(error.problems)
     return ()
 
 
-def remove_views(store: Store, env: str) -> None:
-    """Delete an environment's catalog.
+def remove_views(store: Store, env: str, *, on_wait: Callable[[str], None] | None = None) -> None:
+    """Delete an environment's catalog; `on_wait` as in `write_views`.
 
     Raises:
         StoreError: TR805 not writable.
     """
     from treadle_runtime.catalog import remove_catalog
 
-    remove_catalog(catalog_path(store, env))
+    remove_catalog(catalog_path(store, env), owner=store.owner, on_wait=on_wait)
 
 
 def _find(

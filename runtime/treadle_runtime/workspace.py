@@ -20,7 +20,7 @@ from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
 from treadle.comparison import Compared, compare
 from treadle.errors import Problem, ProjectError, StoreError, TreadleError, UsageError
-from treadle.events import Emit, Event, Published
+from treadle.events import CatalogWaits, Emit, Event, Published
 from treadle.events import Outcome as RunStatus
 from treadle.files import find_root
 from treadle.plan import Champion, Deferral, Known, Plan, make_plan
@@ -388,9 +388,14 @@ class Workspace:
                 self._plan, selectors, exclude, tests, full_refresh=full_refresh, run=run_id, defer=defer, state=state
             )
             plan = plan_and_hold(make, run_id, self.store, self.state)
-            run = self._run(plan, run_id, emit, threads, windows)
+            store = Store(self.folder, owner=f"{self.command} (run {run_id})")  # for those who wait for it
+            run = self._run(plan, run_id, store, emit, threads, windows)
+
+            def on_wait(holder: str) -> None:
+                emit(CatalogWaits(environment, holder))
+
             is_published = not run.has_failed() and not windows
-            published = publish(plan, run, self.store, self.state, self.jobs) if is_published else None
+            published = publish(plan, run, store, self.state, self.jobs, on_wait=on_wait) if is_published else None
             status = run.outcome
         except TreadleError:
             status = "failed"
@@ -403,7 +408,9 @@ class Workspace:
         emit(Published(environment, published.candidates, published.warnings))
         return Outcome(run, published.candidates, published=True)
 
-    def _run(self, plan: Plan, run_id: str, emit: Emit, threads: int, windows: Mapping[str, Window]) -> Run:
+    def _run(
+        self, plan: Plan, run_id: str, store: Store, emit: Emit, threads: int, windows: Mapping[str, Window]
+    ) -> Run:
         if not plan.n("build"):
             from treadle_runtime.reusing import reuse
             from treadle_runtime.texts import TextReader
@@ -413,10 +420,10 @@ class Workspace:
             def texts(step: Step) -> Mapping[str, str]:
                 return reader.read(step, self.observed.get(step.id))
 
-            return reuse(plan, run_id, self.store, self.state, emit, texts)
+            return reuse(plan, run_id, store, self.state, emit, texts)
         from treadle_runtime.runner import Runner
 
-        runner = Runner(self.store, self.state, self.jobs(), emit, threads=threads, windows=windows)
+        runner = Runner(store, self.state, self.jobs(), emit, threads=threads, windows=windows)
         return runner.run(plan, run_id)
 
     def step(self, name: str) -> StepHandle:

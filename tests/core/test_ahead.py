@@ -129,7 +129,7 @@ class Compiling:
     """A `treadle compile` that takes a while, in a process group of its own."""
 
     def __init__(self, root: Path) -> None:
-        command = [sys.executable, "-m", "treadle.cli", "compile", "--project", str(root)]
+        command = [sys.executable, "-m", "treadle", "compile", "--project", str(root)]
         self.process = subprocess.Popen(
             command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

@@ -174,6 +174,24 @@ def test_damaged_cache_is_made_again(tmp_path: Path, damage: bytes) -> None:
         assert_same(load(root), anew(root))
 
 
+def test_cache_whose_writer_was_killed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path)
+    load(root)
+    (root / "features/a.sql").write_text("select 1 as x")
+    age(root / "features/a.sql")
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("unlink", "write_bytes"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, kill)
+            with pytest.raises(KeyboardInterrupt):
+                load(root)
+    assert_same(load(root), anew(root))
+    assert sorted(file.suffix for file in (root / ".treadle/cache").iterdir()) == [".body", ".head"]
+
+
 def test_project_that_cannot_be_written_compiles(tmp_path: Path) -> None:
     root = make(tmp_path)
     (root / ".treadle").write_text("in the way")

@@ -236,6 +236,8 @@ class ProjectFolder:
         found = [
             f"{name}/{p.name}" for name in ("tmp", "claims", "runs") for p in (self.root / ".treadle" / name).glob("*")
         ]
+        found += [f"empty: {p}" for p in (self.root / ".treadle/logs").rglob("*.log") if not p.stat().st_size]
+        found += [f"target/{p.name}" for p in (self.root / "target").glob(".*")]
         return found + [f"process {pid}: {command}" for pid, command in self.processes().items()]
 
     def processes(self) -> dict[int, str]:

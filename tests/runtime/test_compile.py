@@ -7,6 +7,7 @@ import random
 import shutil
 
 import pytest
+
 from conftest import MakeProject, ProjectFolder
 
 EDITS = [

@@ -27,7 +27,6 @@ from treadle_runtime.store import Store
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
-
     from treadle.plan import Plan
 
 NOW = ("clean", "--older-than", "0s", "--keep", "0", "--yes")
@@ -483,6 +482,31 @@ def test_readers_of_replaced_catalogs_keep_their_versions(make_project: MakeProj
     second.kill()
     second.communicate()
     assert clean_now(project) == {two}
+    assert not (project.root / ".treadle/catalogs").exists()
+
+
+def test_replaced_catalogs_go_with_clean_when_no_version_does(make_project: MakeProject) -> None:
+    project = make_project("features")
+    built(project, 1)
+    reader = start_reader(project, CATALOG)
+    built(project, 2)
+    assert (project.root / ".treadle/catalogs").exists()
+    reader.communicate(timeout=60)
+    project.treadle("clean", "--dry-run")
+    assert (project.root / ".treadle/catalogs").exists()
+    assert "0 versions that nothing refers to" in project.treadle("clean").stdout
+    assert not (project.root / ".treadle/catalogs").exists()
+
+
+def test_catalog_is_kept_after_a_kill_between_its_two_names(make_project: MakeProject) -> None:
+    project = make_project("features")
+    one = built(project, 1)
+    reader = start_reader(project, CATALOG)
+    project.write(".treadle/catalogs/dev-1.json", "{}")
+    built(project, 2)
+    assert one not in clean_now(project)
+    reader.communicate(timeout=60)
+    assert one in clean_now(project)
     assert not (project.root / ".treadle/catalogs").exists()
 
 

@@ -1,17 +1,22 @@
-"""Builds that are killed, interrupted or run side by side: nothing half done, nothing left behind, nothing computed twice."""
+"""Builds that are killed, interrupted or wait for each other: nothing half done, nothing left behind.
+
+`test_kill_sweep` kills them at random moments.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.lock import hold_lock
 
 if TYPE_CHECKING:
@@ -50,36 +55,6 @@ def start_slow(project: ProjectFolder, *arguments: str) -> subprocess.Popen[str]
 
 
 # the build is killed
-
-
-def test_killed_at_any_moment_the_same_command_finishes(
-    churn_built_once: ProjectFolder, make_project: MakeProject
-) -> None:
-    project = make_project("churn")
-    rng = random.Random(7)
-    n_killed = 0
-    for n in range(12):
-        before = len(project.metas())
-        process = project.start("build", "--threads", "2" if n % 3 == 0 else "1")
-        # The moments follow what the build has done, not the clock: the machine may be slow.
-        target = before + rng.randrange(2)
-        project.wait_for(lambda: len(project.metas()) >= target or process.poll() is not None)  # noqa: B023
-        pause = rng.uniform(0, 0.4)
-        try:
-            process.wait(pause)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            n_killed += 1
-        process.communicate()
-        project.wait_for(lambda: not project.processes(), "all processes end")
-    project.treadle("build")
-    assert project.leftovers() == []
-    assert project.metas() == churn_built_once.metas()
-    found = [run["status"] for run in project.json("runs")]
-    assert n_killed >= 3
-    assert set(found) <= {"interrupted", "passed"}
-    assert found[0] == "passed"
-    assert "interrupted" in found
 
 
 @pytest.mark.parametrize("code", [SLEEPS, SPINS, MATCHES])
@@ -225,7 +200,8 @@ def test_interrupt_ends_a_build_that_waits_for_another(make_project: MakeProject
     for line in second.stderr:
         if "waits" in line:
             assert "slow waits: pid" in line
-            assert f"pid {first.pid}, treadle build" in line
+            [run] = project.json("runs")[1:]
+            assert f"pid {first.pid}, treadle build (run {run['id']}) computes it too" in line
             break
     assert "next: treadle build" in end(second)
     assert first.poll() is None
@@ -273,18 +249,56 @@ def test_worker_that_exits_by_itself_is_named(make_project: MakeProject) -> None
 # side by side
 
 
-@pytest.mark.parametrize(("n", "kits"), [(2, ["churn"]), (4, ["features", "profile"])])
-def test_builds_side_by_side_compute_everything_once(make_project: MakeProject, n: int, kits: list[str]) -> None:
-    project = make_project(*kits)
-    builds = [project.start("build", "--threads", "1") for _ in range(n)]
-    for process in builds:
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stdout + stderr
-    with project.open() as workspace:
-        runs = [workspace.state.run(run.id) for run in workspace.state.runs()]
-        computed = [s.fingerprint for run in runs if run for s in run.steps if s.status == "built"]
-        versions = workspace.registry.versions("churn", env="dev")
-    assert len(runs) == n
-    assert sorted(computed) == sorted(project.metas())
-    assert [version.number for version in versions] == ([1] if "churn" in kits else [])
+def test_build_whose_catalog_is_written_by_another_says_so(make_project: MakeProject) -> None:
+    project = make_project("features")
+    with hold_lock(project.root / ".treadle/claims/catalog-dev.lock", owner="treadle build (run one)"):
+        build = project.start("build")
+        lines = [next(line for line in build.stderr if "catalog" in line)]
+    stdout, stderr = build.communicate(timeout=60)
+    lines += stderr.splitlines()
+    assert build.returncode == 0, stdout + stderr
+    assert lines == [f"the catalog of dev waits: pid {os.getpid()}, treadle build (run one) writes it\n"]
     assert project.leftovers() == []
+
+
+@pytest.mark.parametrize("arguments", [("env", "rollback", "dev"), ("env", "drop", "dev", "--yes"), ("verify",)])
+def test_command_whose_catalog_is_written_by_another_says_so(
+    make_project: MakeProject, arguments: tuple[str, ...]
+) -> None:
+    project = make_project("features")
+    project.build()
+    project.edit("features/spend.sql", "count(*)", "2 * count(*)")
+    project.build()
+    with hold_lock(project.root / ".treadle/claims/catalog-dev.lock", owner="treadle build (run one)"):
+        command = project.start(*arguments)
+        line = next(iter(command.stderr))
+    assert line == f"the catalog of dev waits: pid {os.getpid()}, treadle build (run one) writes it\n"
+    stdout, stderr = command.communicate(timeout=60)
+    assert command.returncode == 0, stdout + stderr
+
+
+# what a killed process was writing
+
+
+@pytest.mark.parametrize("name", ["run_results.json", "manifest.json"])
+def test_documents_that_were_half_written_are_replaced(make_project: MakeProject, name: str) -> None:
+    project = make_project("features")
+    project.write(f"target/.{name}.new", '{"half": ')
+    project.treadle("build"), project.treadle("compile")
+    assert "half" not in json.loads((project.root / "target" / name).read_text())
+    assert project.leftovers() == []
+
+
+def test_documents_are_whole_whoever_writes_them(tmp_path: Path) -> None:
+    def write(n: int) -> None:
+        for _ in range(20):
+            write_artifact(tmp_path, "some.json", {"n": [n] * 10_000 * (n + 1)})
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write, n) for n in range(4)]
+        while not all(writer.done() for writer in writers):
+            if (tmp_path / "target/some.json").exists():
+                [found] = {*json.loads((tmp_path / "target/some.json").read_bytes())["n"]}
+                assert found in range(4)
+    assert [writer.result() for writer in writers] == [None] * 4
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["some.json"]

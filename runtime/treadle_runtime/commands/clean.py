@@ -82,8 +82,10 @@ def clean(
             return
         for line in _to_lines(unused, steps):
             click.echo(line)
-        if unused.versions and not dry_run and (yes or click.confirm("Remove them?")):
-            gone = remove_unused(store, state, unused.versions, terms)
+        if dry_run or (unused.versions and not (yes or click.confirm("Remove them?"))):
+            return
+        gone = remove_unused(store, state, unused.versions, terms)  # with none, what else is left over goes
+        if unused.versions:
             n_left = len(unused.versions) - len(gone)
             size = mebibytes(sum(unused.versions[fingerprint] for fingerprint in gone))
             click.echo(f"removed {size}" + (f", except {n_left} that are in use by now" if n_left else ""))

@@ -12,6 +12,7 @@ import click
 
 from treadle.errors import Problem
 from treadle.events import (
+    CatalogWaits,
     Event,
     Published,
     RunFinished,
@@ -50,6 +51,11 @@ def to_names(step_ids: Iterable[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + more
 
 
+def print_wait(environment: str, holder: str) -> None:
+    """Print on stderr that the catalog of an environment is written by another process first."""
+    click.echo(_to_wait(environment, holder), err=True)
+
+
 def print_problem(problem: Problem, *, severity: str = "error") -> None:
     """Print one problem on stderr."""
     first, *rest = problem.to_text().splitlines()
@@ -83,6 +89,8 @@ class Reporter:
                 self._line(f"{event.step_id} waits: {event.holder} computes it too")
             case StepRetries():
                 self._line(_tell_retry(event))
+            case CatalogWaits():
+                self._line(_to_wait(event.environment, event.holder))
             case StepFinished():
                 self._finished(event)
             case RunFinished():
@@ -159,6 +167,10 @@ def _tell_retry(event: StepRetries) -> str:
     reason = (event.problem.why or event.problem.what).splitlines()[0][:MAX_REASON]
     tried = f"try {event.attempt} of {event.n_attempts} failed ({event.problem.code}: {reason})"
     return f"{event.step_id}: {tried}, again in {event.pause_s:g} s"
+
+
+def _to_wait(environment: str, holder: str) -> str:
+    return f"the catalog of {environment} waits: {holder} writes it"
 
 
 def _short_name(event: StepFinished) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -290,7 +291,7 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
       treadle env drop pr_17
       treadle env drop pr_17 --yes
     """
-    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.commands.console import print_json, print_wait
     from treadle_runtime.views import remove_views
 
     with _opened(folder) as (names, environments):
@@ -300,7 +301,7 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
             yes = click.confirm(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
         if yes:
             n = len(environments.drop(name).changes)
-            remove_views(environments.store, name)
+            remove_views(environments.store, name, on_wait=partial(print_wait, name))
     if as_json:
         print_json({"environment": name, "steps": n, "dropped": yes})
     elif yes:
@@ -326,10 +327,11 @@ def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
 
 
 def _write_views(environments: Environments, name: str, *, like: str | None = None) -> None:
-    from treadle_runtime.commands.console import print_problem
+    from treadle_runtime.commands.console import print_problem, print_wait
     from treadle_runtime.views import write_views
 
-    for problem in write_views(environments.state, environments.store, name, like=like):
+    state, store = environments.state, environments.store
+    for problem in write_views(state, store, name, like=like, on_wait=partial(print_wait, name)):
         print_problem(problem, severity="warning")
 
 

@@ -49,7 +49,7 @@ def verify(
     """
     from treadle import select as selection
     from treadle.projectfile import read_environments
-    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.commands.console import print_json, print_wait
     from treadle_runtime.verifying import verify as check
 
     with open_project(folder, environment, variables) as workspace:
@@ -57,7 +57,7 @@ def verify(
         if select or exclude:
             compared = workspace.compare(state) if selection.uses_state((*select, *exclude)) else None
             steps = selection.select(workspace.graph, select, exclude, compared=compared)
-        report = check(workspace, steps=steps, threads=threads, repair=repair)
+        report = check(workspace, steps=steps, threads=threads, repair=repair, on_wait=print_wait)
         commands = _next(report, environment or read_environments(workspace.root).default)
         if as_json:
             print_json(_to_json(report, commands))

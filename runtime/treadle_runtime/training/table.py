@@ -21,7 +21,6 @@ import importlib.metadata
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -75,10 +74,9 @@ def build(version: str) -> dict[str, Any]:
 
 def _write(file: Path, table: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump(table, out, sort_keys=True)
-    os.replace(temporary, file)
+    new = file.with_suffix(".new")  # always the same name, so that what a killed process leaves is replaced
+    new.write_text(json.dumps(table, sort_keys=True), encoding="utf-8")
+    os.replace(new, file)
 
 
 def _aliases() -> dict[str, dict[str, str]]:
