@@ -40,7 +40,8 @@ def run_query(job: Job, lend: Lend) -> Made:
         what = f'feature "{step.name}"'
         order_by = _order(step)
         written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
-    return Made(written.columns, reproducible=threads_of(job) == 1 and (bool(order_by) or not written.spilled))
+    is_reproducible = threads_of(job) == 1 and (bool(order_by) or not written.spilled)
+    return Made(written.columns, rows={engine.PART: written.rows}, reproducible=is_reproducible)
 
 
 def run_function(job: Job, lend: Lend) -> Made:
@@ -56,7 +57,7 @@ def run_function(job: Job, lend: Lend) -> Made:
         written = write_tables(
             con, tables, job.folder, job.scratch, order_by=_order(step), what=called.what, where=step.where
         )
-    return Made(written.columns, notes=called.watch.notes())
+    return Made(written.columns, rows={engine.PART: written.rows}, notes=called.watch.notes())
 
 
 @dataclass(frozen=True)

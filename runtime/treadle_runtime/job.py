@@ -83,11 +83,13 @@ class Made:
     Attributes:
         columns: of a table; empty otherwise.
         info: what the step tells; JSON, without times and run ids.
+        rows: part -> how many it holds, where the writer has counted them.
         reproducible: whether the same step would write the same bytes again.
         notes: what a person should look at; not stored.
     """
 
     columns: tuple[Column, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     reproducible: bool = True
     notes: tuple[str, ...] = ()

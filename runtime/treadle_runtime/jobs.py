@@ -51,13 +51,17 @@ class JobMaker:
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
         """Return the job of a step whose inputs are built."""
+        relations = self.relations(plan, step)
+        read = {r.version.fingerprint: r.version for r in relations.values() if r.version is not None}
+        inputs = {parent: plan.identities[parent].fingerprint for parent in step.inputs}
+        versions = {parent: read.get(fp) or self.store.read(fp) for parent, fp in inputs.items()}
         return Job(
             step=step,
             root=self.root,
             folder=folder,
             scratch=scratch,
-            relations=tuple(self.relations(plan, step).values()),
-            versions={parent: version for parent in step.inputs if (version := self.version(plan, parent))},
+            relations=tuple(relations.values()),
+            versions={parent: version for parent, version in versions.items() if version is not None},
             observed=self.observed.get(step.id),
             python=self._files(step),
             log=log,
@@ -103,15 +107,15 @@ class JobMaker:
             return read_sql(config, self.observed[step.id], self.root)
         return None
 
-    def check_unchanged(self, plan: Plan, step: Step) -> None:
+    def check_unchanged(self, job: Job) -> None:
         """Make sure that the files that a step read in place are still those of the plan.
 
         Raises:
             StepError: TR711.
         """
-        for name, relation in self.relations(plan, step).items():
+        for relation in job.relations:
             if relation.paths:
-                sources.check_unchanged(self.observed[name], self.root)
+                sources.check_unchanged(self.observed[relation.name], self.root)
 
     def check_intact(self, job: Job) -> None:
         """Make sure that what a dataset, or a step that stands on one, reads is as it was written.

@@ -182,10 +182,10 @@ class Runner:
             self.maker.check_intact(job)
             with storage_errors(draft.folder):
                 made = self._call(job)
-            self.maker.check_unchanged(run.plan, step)
+            self.maker.check_unchanged(job)
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
-            version = draft.publish(made.columns, made.info, reproducible=is_reproducible)
+            version = draft.publish(made.columns, made.info, rows=made.rows, reproducible=is_reproducible)
             notes = (*made.notes, *tell_refresh(step, version, draft))
         self.maker.intact.add(version.fingerprint)
         return version, notes, draft.dropped is None

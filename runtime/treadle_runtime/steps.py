@@ -87,7 +87,7 @@ def _run_source(job: Job, lend: Lend) -> Made:
         select = readers.load(con, config, job.observed, job.root)
         what = f'source "{job.step.name}"'
         written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
-    return Made(written.columns)
+    return Made(written.columns, rows={engine.PART: written.rows})
 
 
 def _run_dataset(job: Job, lend: Lend) -> Made:

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
@@ -59,7 +60,14 @@ class Draft:
         self.dropped: Version | None = None
         self.damage: list[Problem] = []
 
-    def publish(self, columns: Iterable[Column], info: Mapping[str, JSON], *, reproducible: bool = True) -> Version:
+    def publish(
+        self,
+        columns: Iterable[Column],
+        info: Mapping[str, JSON],
+        *,
+        rows: Mapping[str, int] = MappingProxyType({}),
+        reproducible: bool = True,
+    ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
         If the fingerprint was published before, that version stands and this one is dropped, unless that one is
@@ -68,6 +76,7 @@ class Draft:
         Args:
             columns: of the table that the parts hold; none when they hold no table.
             info: JSON; without NaN and infinities, which JSON does not have.
+            rows: part -> how many it holds, as far as they are known; of others they are counted.
             reproducible: whether a second build gives the same bytes.
 
         Returns:
@@ -82,7 +91,7 @@ class Draft:
                 target,
                 kind=self._kind,
                 columns=tuple(columns),
-                parts=tuple(_read_part(self.folder, path) for path in disk.files_below(self.folder)),
+                parts=tuple(_read_part(self.folder, path, rows) for path in disk.files_below(self.folder)),
                 info=dict(info),
                 reproducible=reproducible,
             )
@@ -289,8 +298,10 @@ def _checked(name: str) -> str:
     return name
 
 
-def _read_part(folder: Path, path: Path) -> Part:
-    return Part(path.relative_to(folder).as_posix(), _count_rows(path), path.stat().st_size, _digest(path))
+def _read_part(folder: Path, path: Path, rows: Mapping[str, int]) -> Part:
+    name = path.relative_to(folder).as_posix()
+    n_rows = rows[name] if name in rows else _count_rows(path)
+    return Part(name, n_rows, path.stat().st_size, _digest(path))
 
 
 def _count_rows(path: Path) -> int:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 
 from treadle.errors import Location
 from treadle_runtime import engine
 from treadle_runtime.engine import PART, Connection, Written
 from treadle_runtime.ordering import OrderCheck
-from treadle_runtime.returned import is_plain
-from treadle_runtime.types import quote_text
+from treadle_runtime.returned import is_plain, to_tables
+
+FEW_ROWS = 5_000  # so many are sorted as fast as they are checked
 
 
 def write_tables(
@@ -50,24 +53,40 @@ def write_tables(
     schema = head[0].schema
     order_by = order_by or schema.names[:1]
     check = OrderCheck(schema.names, order_by)
-    is_sorted = is_plain(schema) and all(check.see(table) for table in head)
+    is_few = head[0].num_rows <= FEW_ROWS
+    is_sorted = not is_few and is_plain(schema) and all(check.see(table) for table in head)
     if len(head) == 1:
         return engine.write_arrow(con, head[0], folder, order_by, is_sorted=is_sorted, what=what, where=where)
-    relay = _Relay(chain(head, _checked(tables, check) if is_sorted else tables))
-    reader = pa.RecordBatchReader.from_batches(schema, relay.batches())
-    try:
-        written = engine.write_arrow(con, reader, folder, order_by, is_sorted=is_sorted, what=what, where=where)
-    finally:
-        relay.raise_error()
+    write = partial(_write_stream, con, folder=folder, order_by=order_by, what=what, where=where)
+    written = write(chain(head, _checked(tables, check) if is_sorted else tables), is_sorted=is_sorted)
     if not is_sorted or check.holds:
         return written
     unsorted = scratch / f"unsorted-{uuid.uuid4().hex}.parquet"
     (folder / PART).rename(unsorted)
     try:
-        select = f"from read_parquet({quote_text(str(unsorted))}, hive_partitioning = false)"
-        return engine.write_query(con, select, folder, order_by=order_by, what=what, where=where)
+        # As Arrow again: rows that the engine reads from Parquet by itself are encoded in other pieces.
+        return write(to_tables(pl.scan_parquet(unsorted, glob=False, hive_partitioning=False), what, where))
     finally:
         unsorted.unlink()
+
+
+def _write_stream(
+    con: Connection,
+    tables: Iterator[pa.Table],
+    *,
+    folder: Path,
+    order_by: Sequence[str],
+    is_sorted: bool = False,
+    what: str,
+    where: Location | None,
+) -> Written:
+    first = next(tables)
+    relay = _Relay(chain([first], tables))
+    reader = pa.RecordBatchReader.from_batches(first.schema, relay.batches())
+    try:
+        return engine.write_arrow(con, reader, folder, order_by, is_sorted=is_sorted, what=what, where=where)
+    finally:
+        relay.raise_error()
 
 
 def _checked(tables: Iterator[pa.Table], check: OrderCheck) -> Iterator[pa.Table]:
