@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from treadle.errors import Location, Problem, StepError
+from treadle.errors import Problem, StepError
 from treadle.pycode import Function
 from treadle.step import Step
 from treadle_runtime import engine, usercode
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job, Made, Relation
-from treadle_runtime.session import Lend, create_relations, threads_of
+from treadle_runtime.returned import to_tables
+from treadle_runtime.session import Lend, threads_of
+from treadle_runtime.tablefile import write_tables
 from treadle_runtime.times import part_times
 from treadle_runtime.types import quote_name, stored_columns
 
@@ -37,53 +43,95 @@ def run_query(job: Job, lend: Lend) -> Made:
         written = engine.write_query(con, step.query.text, job.folder, order_by=order_by, what=what, where=step.where)
     is_reproducible = threads_of(job) == 1 and (bool(order_by) or not written.spilled)
     times = part_times(job.folder, step.config["event_time"])
-    return Made(written.columns, reproducible=is_reproducible, times=times, rows={engine.PART: written.rows})
+    return Made(written.columns, rows={engine.PART: written.rows}, reproducible=is_reproducible, times=times)
 
 
-def run_function(job: Job) -> Made:
-    """Call a function of the project and write the table that it returns to part-0.parquet."""
-    step = job.step
-    result, notes = call_function(job)
-    table: pa.Table = result
-    with engine.connect(temp_directory=job.scratch) as con:
-        order_by = order_of(step) or table.column_names[:1]
-        written = engine.write_arrow(con, table, job.folder, order_by=order_by, what=name_of(step), where=step.where)
-    times = part_times(job.folder, step.config["event_time"])
-    return Made(written.columns, notes=notes, times=times, rows={engine.PART: written.rows})
-
-
-def call_function(job: Job, *, is_table: bool = True) -> tuple[Any, tuple[str, ...]]:
-    """Call the function of a step with the tables that its parameters name.
+def run_function(job: Job, lend: Lend) -> Made:
+    """Call a function of the project and write the table that it returns to part-0.parquet.
 
     Args:
         job: of a Python feature or an own stage.
-        is_table: whether the result has to be a table; it is then returned as an Arrow table.
+        lend: where connections come from, to read what polars cannot read by itself, and to write.
+    """
+    step = job.step
+    with calling(job, lend) as called, lend(replace(job, relations=())) as con:
+        tables = called.guarded(to_tables(called.result, called.what, step.where))
+        written = write_tables(
+            con, tables, job.folder, job.scratch, order_by=order_of(step), what=called.what, where=step.where
+        )
+    times = part_times(job.folder, step.config.get("event_time"))
+    return Made(written.columns, rows={engine.PART: written.rows}, notes=called.watch.notes(), times=times)
 
-    Returns:
-        (what it returned, notes on what it touched without having declared it).
+
+@dataclass(frozen=True)
+class Called:
+    """A function of the project that has returned, and whose module is still loaded.
+
+    Attributes:
+        result: what it returned; a lazy frame has still to be computed.
+        what: the step, for errors.
+        watch: what it has touched so far.
+        blamed: turns what user code raises within into its error.
+    """
+
+    result: Any
+    what: str
+    watch: usercode.Watch
+    blamed: Callable[[], AbstractContextManager[None]]
+
+    def guarded(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Yield tables that user code still has a part in."""
+        while True:
+            with self.blamed():
+                table = next(tables, None)
+            if table is None:
+                return
+            yield table
+
+
+@contextmanager
+def calling(job: Job, lend: Lend) -> Iterator[Called]:
+    """Call the function of a step with the tables that its parameters name; leave the block to forget its module.
 
     Raises:
-        StepError: TR701 it raised, TR711 its files changed meanwhile, TR714 it returned no table.
+        StepError: TR701 it raised, TR711 its files changed meanwhile.
     """
     step, function = job.step, job.step.function
     if function is None:
         raise ValueError(f"{step.id} has no function")
     what = name_of(step)
     resume = f"correct it and run `treadle build` again; `treadle run {step.id} --pdb` stops at the line"
-    with engine.connect(temp_directory=job.scratch) as con:
-        create_relations(con, job)
-        declared = tuple(path for relation in job.relations for path in relation.paths)
-        arguments = {name: _argument(con, job, name, function) for name in function.parameters}
-        with (
-            usercode.blamed(what, job.root, resume),
-            usercode.watching(job.root, declared) as watch,
-            usercode.loaded(job.root, function.path, function.name) as call,
-        ):
+    blamed = partial(usercode.blamed, what, job.root, resume)
+    declared = tuple(path for relation in job.relations for path in relation.paths)
+    arguments = _arguments(job, function, lend)
+    with ExitStack() as stack:
+        watch = stack.enter_context(usercode.watching(job.root, declared))
+        with blamed():
+            call = stack.enter_context(usercode.loaded(job.root, function.path, function.name))
             result = call(**arguments)
-            if is_table:
-                result = _to_arrow(result, what, step.where)
-        usercode.check_unchanged(job.root, job.python, what)
-    return result, watch.notes()
+        yield Called(result, what, watch, blamed)
+    usercode.check_unchanged(job.root, job.python, what)
+
+
+def call_function(job: Job, lend: Lend, *, is_table: bool = True) -> tuple[Any, tuple[str, ...]]:
+    """Call the function of an own stage.
+
+    Args:
+        job: of the stage.
+        lend: where connections come from.
+        is_table: whether the result has to be a table; it is then returned as an Arrow table.
+
+    Returns:
+        (what it returned, notes on what it touched without having declared it).
+
+    Raises:
+        StepError: as `calling`; TR714 it returned no table.
+    """
+    with calling(job, lend) as called:
+        result = called.result
+        if is_table:
+            result = pa.concat_tables(called.guarded(to_tables(result, called.what, job.step.where)))
+    return result, called.watch.notes()
 
 
 def name_of(step: Step) -> str:
@@ -99,12 +147,20 @@ def order_of(step: Step) -> list[str]:
     return [*step.config["keys"], *times]
 
 
-def _argument(con: Connection, job: Job, name: str, function: Function) -> Any:
-    """Return a table as the parameter's annotation asks for it: a LazyFrame, unless it says otherwise."""
-    annotation = function.annotations.get(name, "")
-    relation = next(relation for relation in job.relations if relation.name == name)
-    if annotation not in _ARROW | _EAGER and (lazy := _scan(relation)) is not None:
-        return lazy
+def _arguments(job: Job, function: Function, lend: Lend) -> dict[str, Any]:
+    """Return the tables as the parameters' annotations ask for them: LazyFrames, unless they say otherwise."""
+    relations = {relation.name: relation for relation in job.relations}
+    found: dict[str, Any] = {}
+    for name in function.parameters:
+        is_lazy = function.annotations.get(name, "") not in _ARROW | _EAGER
+        found[name] = _scan(relations[name]) if is_lazy else None
+    if unread := [name for name, value in found.items() if value is None]:
+        with lend(job) as con:
+            found.update({name: _read(con, job, name, function.annotations.get(name, "")) for name in unread})
+    return found
+
+
+def _read(con: Connection, job: Job, name: str, annotation: str) -> Any:
     table = con.sql(f"from {quote_name(name)}").to_arrow_table()
     if annotation in _ARROW:
         return table
@@ -145,18 +201,3 @@ def _scan(relation: Relation) -> pl.LazyFrame | None:
     ):
         return None
     return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
-
-
-def _to_arrow(result: object, what: str, where: Location) -> pa.Table:
-    match result:
-        case pl.LazyFrame():
-            return result.collect().to_arrow()
-        case pl.DataFrame():
-            return result.to_arrow()
-        case pa.Table():
-            return result
-        case pa.RecordBatchReader():
-            return result.read_all()
-    why = f"it returned a {type(result).__name__}"
-    fix = "return a polars LazyFrame or DataFrame, or an Arrow table"
-    raise StepError(Problem("TR714", f"{what} returned no table", where, why, fix=fix))

@@ -111,10 +111,10 @@ class Made:
     Attributes:
         columns: of a table; empty otherwise.
         info: what the step tells; JSON, without times and run ids.
+        rows: part -> how many it holds, where the writer has counted them.
         reproducible: whether the same step would write the same bytes again.
         notes: what a person should look at; not stored.
         times: name of a part -> the times of its rows, where they are known.
-        rows: name of a part -> how many it holds, where that is known.
         linked: name of a part -> what is known of it: it is a link to a part of another version.
         pieces: where the step is put together from pieces, (how many were computed now, how many there are); not
             stored.
@@ -124,10 +124,10 @@ class Made:
 
     columns: tuple[Column, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     reproducible: bool = True
     notes: tuple[str, ...] = ()
     times: Mapping[str, Times] = field(default_factory=dict)
-    rows: Mapping[str, int] = field(default_factory=dict)
     linked: Mapping[str, Part] = field(default_factory=dict)
     pieces: tuple[int, int] | None = None
     is_whole: bool = True

@@ -14,11 +14,12 @@ from treadle_runtime import splits
 from treadle_runtime.arrowfile import map_arrow_file, write_arrow_file
 from treadle_runtime.features import call_function, name_of
 from treadle_runtime.job import Job, Made
+from treadle_runtime.session import lend_new
 
 
 def run_own_split(job: Job) -> Made:
     """Split by the project's function: it returns a table of the dataset's key and `part`."""
-    table, notes = call_function(job)
+    table, notes = call_function(job, lend_new)
     what = name_of(job.step)
     version = next(v for v in job.versions.values() if v.kind == "dataset")
     roles: Any = version.info["roles"]
@@ -34,7 +35,7 @@ def run_own_split(job: Job) -> Made:
 
 def run_own_choose(job: Job) -> Made:
     """Choose by the project's function: it gets predictions and returns a model's name."""
-    chosen, notes = call_function(job, is_table=False)
+    chosen, notes = call_function(job, lend_new, is_table=False)
     models = job.step.config["models"]
     if chosen not in models:
         what = f"{name_of(job.step)} chose no model"

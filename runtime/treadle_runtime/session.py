@@ -95,6 +95,35 @@ class Sessions:
         session.connection.close()
 
 
+class OwnSession:
+    """The connection of a process that runs one job at a time, and learns from each what may be read.
+
+    It is opened anew for a job that reads, in place, files of which no earlier one has told.
+    """
+
+    def __init__(self) -> None:
+        self._allowed: frozenset[Path] = frozenset()
+        self._sessions: Sessions | None = None
+
+    def lend(self, job: Job, *, bare: bool = False) -> AbstractContextManager[Connection]:
+        """Lend the connection, as `Sessions.lend` does."""
+        allowed = self._allowed | _folders_of(job)
+        if self._sessions is None or allowed != self._allowed:
+            if self._sessions is not None:
+                self._sessions.close()
+            self._allowed = allowed
+            self._sessions = Sessions(job.scratch, sorted(allowed))
+        return self._sessions.lend(job, bare=bare)
+
+
+def _folders_of(job: Job) -> set[Path]:
+    """Return where a job, and others of its run, read and write: folders of versions, files in place."""
+    folders = {job.folder.parent, job.scratch}
+    for relation in job.relations:
+        folders |= {relation.version.folder.parent} if relation.version is not None else set(relation.paths)
+    return folders
+
+
 class _Session:
     def __init__(self, scratch: Path, allowed: Sequence[Path]) -> None:
         self.connection = engine.connect(temp_directory=scratch)

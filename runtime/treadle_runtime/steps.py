@@ -66,13 +66,13 @@ def _run(job: Job, lend: Lend, pieces: Pieces | None) -> Made:
         case "source":
             return _run_source(job, lend)
         case "feature":
-            return run_query(job, lend) if step.query is not None else run_function(job)
+            return run_query(job, lend) if step.query is not None else run_function(job, lend)
         case "dataset":
             return _run_dataset(job, lend)
         case "test":
             return _run_test(job, lend)
         case "stage":
-            return run_function(job)
+            return run_function(job, lend)
         case _:
             # Imported here: they bring scikit-learn, which only workers need.
             from treadle_runtime.ownstages import OWN_STAGES

@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk, unsynced
@@ -72,10 +73,10 @@ class Draft:
         columns: Iterable[Column],
         info: Mapping[str, JSON],
         *,
+        rows: Mapping[str, int] = MappingProxyType({}),
         reproducible: bool = True,
-        times: Mapping[str, Times] | None = None,
-        rows: Mapping[str, int] | None = None,
-        linked: Mapping[str, Part] | None = None,
+        times: Mapping[str, Times] = MappingProxyType({}),
+        linked: Mapping[str, Part] = MappingProxyType({}),
     ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
@@ -85,9 +86,9 @@ class Draft:
         Args:
             columns: of the table that the parts hold; none when they hold no table.
             info: JSON; without NaN and infinities, which JSON does not have.
+            rows: part -> how many it holds, as far as they are known; of others they are counted.
             reproducible: whether a second build gives the same bytes.
             times: name of a part -> the times of its rows, where they are known.
-            rows: name of a part -> how many it holds, where that is known.
             linked: name of a part -> what is known of it: it is a link to a part of another version.
 
         Returns:
@@ -102,7 +103,7 @@ class Draft:
                 target,
                 kind=self._kind,
                 columns=tuple(columns),
-                parts=tuple(self._parts(times or {}, rows or {}, linked or {})),
+                parts=tuple(self._parts(times, rows, linked)),
                 info=dict(info),
                 reproducible=reproducible,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -44,8 +45,9 @@ def loaded(root: Path, path: str, name: str) -> Iterator[Callable[..., Any]]:
         yield getattr(_load(root, path), name)
     finally:
         sys.path[:] = search
-        for module_name, module in list(sys.modules.items()):
-            if before.get(module_name) is not module and _is_of_project(module, root):
+        found = [(name, module) for name, module in sys.modules.items() if before.get(name) is not module]
+        for module_name, module in found:
+            if _is_of_project(module, root):
                 del sys.modules[module_name]
         for module_name in before.keys() - sys.modules.keys():
             sys.modules[module_name] = before[module_name]
@@ -53,11 +55,11 @@ def loaded(root: Path, path: str, name: str) -> Iterator[Callable[..., Any]]:
 
 def _bind_folders(root: Path) -> None:
     """Let the project's folders be the packages of their names, also where one of that name is installed."""
-    for folder in _FOLDERS:
-        if not (root / folder).is_dir():
-            continue
-        for module_name in [name for name in sys.modules if name.partition(".")[0] == folder]:
+    folders = tuple(folder for folder in _FOLDERS if (root / folder).is_dir())
+    for module_name in [name for name in sys.modules if name.startswith(folders)]:
+        if module_name.partition(".")[0] in folders:
             del sys.modules[module_name]
+    for folder in folders:
         if not (root / folder / "__init__.py").exists():
             spec = ModuleSpec(folder, None, is_package=True)
             spec.submodule_search_locations = [str(root / folder)]
@@ -93,6 +95,7 @@ def _is_of_project(module: ModuleType, root: Path) -> bool:
     return place.startswith(str(root) + os.sep) and "site-packages" not in place and not installed
 
 
+@functools.cache
 def _installed_below(root: Path) -> list[str]:
     """Return the folders of the running Python that lie in the project's own."""
     folders = (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
@@ -192,8 +195,7 @@ def watching(root: Path, declared: tuple[Path, ...]) -> Iterator[Watch]:
         sys.addaudithook(_hook)
         _is_hooked = True
     watch = Watch(root)
-    trusted = tuple(str(path) for path in (*declared, *_trusted_folders(root)))
-    _watch, _trusted[:] = watch, trusted
+    _watch, _trusted[:] = watch, (*map(str, declared), *_trusted_folders(root))
     watch.is_on = True
     try:
         yield watch
@@ -205,13 +207,11 @@ def watching(root: Path, declared: tuple[Path, ...]) -> Iterator[Watch]:
 _trusted: list[str] = []
 
 
-def _trusted_folders(root: Path) -> Iterator[Path]:
-    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
-        yield Path(sysconfig.get_paths()[name])
-    yield from (Path(p) for p in ("/proc", "/dev", "/sys", "/etc/localtime", "/usr/share/zoneinfo", "/etc/ssl"))
-    yield root / ".treadle"
-    yield Path(sys.prefix)
-    yield Path(sys.base_prefix)
+@functools.cache
+def _trusted_folders(root: Path) -> tuple[str, ...]:
+    installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    system = ["/proc", "/dev", "/sys", "/etc/localtime", "/usr/share/zoneinfo", "/etc/ssl"]
+    return (*installed, *system, str(root / ".treadle"), sys.prefix, sys.base_prefix)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -12,7 +12,10 @@ import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treadle_runtime.session import Lend
 
 
 def main() -> None:
@@ -27,15 +30,18 @@ def main() -> None:
     for module in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    from treadle_runtime.session import OwnSession  # with the engine, which takes long to load
+
+    session = OwnSession()
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(job))
+        connection.send(_answer(job, session.lend))
 
 
-def _answer(job: Any) -> tuple[bool, Any]:
+def _answer(job: Any, lend: Lend) -> tuple[bool, Any]:
     from treadle.errors import TreadleError
     from treadle_runtime.disk import storage_errors
     from treadle_runtime.steps import run_job
@@ -43,7 +49,7 @@ def _answer(job: Any) -> tuple[bool, Any]:
     os.chdir(job.root)  # an earlier step's code may have left it
     try:
         with _printing_to(job.log), storage_errors(job.folder):
-            return True, run_job(job)
+            return True, run_job(job, lend)
     except TreadleError as error:
         return False, error
 

@@ -203,6 +203,38 @@ def test_exception_is_told_with_the_users_line(make_project: MakeProject, body: 
         assert problem.frames[-1].splitlines()[1].strip() == body
 
 
+def test_exception_while_a_long_frame_is_written_is_told_as_well(make_project: MakeProject) -> None:
+    body = """\
+def fail(x):
+    if (x > 250_000).any():
+        raise LookupError("far down")
+    return x
+
+frame = pl.LazyFrame({"user": range(300_000)})
+return frame.with_columns(x=pl.col("user").map_batches(fail, return_dtype=pl.Int64, is_elementwise=True))"""
+    problem = build_one(make_project("features", feature(body))).problems["made"]
+    assert problem.code == "TR701"
+    assert "far down" in problem.why
+
+
+def test_long_frame_comes_back_as_it_was_whatever_its_order(make_project: MakeProject) -> None:
+    body = """\
+frame = pl.LazyFrame({"user": range(300_000)}).with_columns(x=pl.col("user") * 7 % 1000)
+return {frame}"""
+    digests = set()
+    for frame in ("frame", "frame.reverse()", "pl.concat([frame.slice(1), frame.head(1)])", "frame.collect()"):
+        project = make_project("features", feature(body.replace("{frame}", frame)))
+        assert not build_one(project).problems
+        with project.open() as workspace:
+            version = workspace.step("made").version
+            assert version is not None
+            assert version.rows == 300_000
+            digests.add(version.parts[0].digest)
+            table = workspace.step("made").table()
+            assert table["user"].to_pylist() == list(range(300_000))
+    assert len(digests) == 1
+
+
 def test_error_at_import_names_the_line(make_project: MakeProject) -> None:
     project = make_project("features", feature(f"return {RESULT}"))
     project.edit("features/made.py", "import pyarrow as pa", "import pyarrow as pa\nLIMIT = 1 / 0")
