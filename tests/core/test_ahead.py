@@ -176,7 +176,7 @@ def slow(tmp_path: Path) -> Path:
     ("number", "to_group", "code"),
     [
         (signal.SIGKILL, False, -signal.SIGKILL),
-        (signal.SIGTERM, False, -signal.SIGTERM),
+        (signal.SIGTERM, False, 128 + signal.SIGTERM),
         (signal.SIGINT, False, 130),
         (signal.SIGINT, True, 130),
     ],
@@ -188,7 +188,8 @@ def test_helpers_end_with_their_parent(slow: Path, number: signal.Signals, to_gr
     _, errors = compiling.process.communicate(timeout=60)
     compiling.wait_until_gone()
     assert compiling.process.returncode == code
-    assert errors.strip() == ("interrupted" if number == signal.SIGINT else "")
+    said = f"interrupted\nnext: treadle compile --project {slow}"
+    assert errors.strip() == ("" if number == signal.SIGKILL else said)
     assert not (slow / "target").exists()
 
 
