@@ -167,9 +167,9 @@ def peak_of_all(case: Case) -> float:
     """Run a command and return the peak of the MiB of all its processes, shared pages counted once; 0 without /proc."""
     if case.prepare is not None:
         case.prepare()
-    process = subprocess.Popen(
-        case.command, cwd=case.folder, stdout=subprocess.DEVNULL, env={**_ENVIRONMENT, **case.environ}
-    )
+    quiet = subprocess.DEVNULL
+    environ = {**_ENVIRONMENT, **case.environ}
+    process = subprocess.Popen(case.command, cwd=case.folder, stdout=quiet, stderr=quiet, env=environ)
     peak, is_over = 0, threading.Event()
 
     def watch() -> None:
