@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from treadle_runtime.commands.options import as_of_option, json_option, load_project, open_project, project_options
+
+if TYPE_CHECKING:
+    from treadle.cache import Compiled
 
 _MANIFEST = "manifest.json"
 
@@ -35,12 +39,8 @@ def compile_project(
     if is_due and "train" in compiled.counts:
         with open_project(folder, environment, variables, as_of) as workspace:
             workspace.check_trainers()
-    if is_due or as_json:
-        from treadle.manifest import to_manifest
-
-        manifest = to_manifest(compiled.graph, {})
-        if is_due:
-            write_artifact(root, _MANIFEST, manifest, made_of=compiled.name)
+    if is_due:
+        write_artifact(root, _MANIFEST, _to_manifest(compiled), made_of=compiled.name)
     if compiled.warnings:
         from treadle_runtime.commands.console import print_problem
 
@@ -49,9 +49,15 @@ def compile_project(
     if as_json:
         from treadle_runtime.commands.console import print_json
 
-        print_json(manifest)
+        print_json(_to_manifest(compiled))
         return
     shown = ", ".join(f"{n} {kind}" for kind, n in compiled.counts.items())
     click.echo(f"{sum(compiled.counts.values())} steps: {shown}")
     click.echo(f"wrote target/{_MANIFEST}" if is_due else f"target/{_MANIFEST} is up to date")
     click.echo("next: treadle plan")
+
+
+def _to_manifest(compiled: Compiled) -> dict[str, Any]:
+    from treadle.manifest import to_manifest
+
+    return to_manifest(compiled.graph, {})
