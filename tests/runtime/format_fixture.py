@@ -25,7 +25,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import FEATURES, PROFILE, ProjectFolder, orders_csv
-
 from treadle.manifest import MANIFEST_VERSION
 from treadle_runtime.commands.summary import RESULTS_VERSION
 from treadle_runtime.state import MIGRATIONS

@@ -14,9 +14,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from conftest import ProjectFolder
 from format_fixture import FORMATS, NUMBERS, answers
 
+from conftest import ProjectFolder
 from treadle.fingerprint import to_canonical_json
 
 NAMES = sorted(path.name for path in FORMATS.iterdir())

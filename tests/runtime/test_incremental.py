@@ -23,7 +23,6 @@ from treadle_runtime.intervals import find_pieces
 
 if TYPE_CHECKING:
     from conftest import Built, MakeProject, ProjectFolder
-
     from treadle_runtime.store import Version
 
 HEAD = "user,ts,amount"

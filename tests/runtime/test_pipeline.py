@@ -8,7 +8,6 @@ import pytest
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
-
     from treadle_runtime.registry import ModelVersion
 
 TAIL = {"churn.choose", "churn.validate", "churn.refit"}

@@ -14,7 +14,6 @@ from treadle_runtime.engine import view_sql
 
 if TYPE_CHECKING:
     from conftest import Built, MakeProject, ProjectFolder
-
     from treadle_runtime.store import Version
 
 HEAD = "id,ts,amount,note\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from conftest import FEATURES, PROFILE, ProjectFolder
 
 if TYPE_CHECKING:
