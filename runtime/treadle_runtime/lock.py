@@ -16,6 +16,9 @@ from pathlib import Path
 
 from treadle_runtime.disk import storage_errors
 
+_N_LOOKS = 50
+_LOOK_S = 0.002
+
 
 @contextmanager
 def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], None] | None = None) -> Generator[None]:
@@ -35,8 +38,8 @@ def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], No
         descriptor = _lock(path)
     pause_s = 0.005
     while descriptor is None:
-        if on_wait is not None:
-            on_wait(_read_holder(path))
+        if on_wait is not None and (holder := _read_holder(path)) is not None:
+            on_wait(holder)
             on_wait = None
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.1)
@@ -112,8 +115,16 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _read_holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
-    except OSError:
-        return "another process"
+def _read_holder(path: Path) -> str | None:
+    """Return what the holder says of itself; None when it has just given the lock up."""
+    for _ in range(_N_LOOKS):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            break
+        if text:
+            return text
+        time.sleep(_LOOK_S)  # it has the lock, and is about to write
+    return "another process"

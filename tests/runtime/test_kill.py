@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -275,6 +277,21 @@ def test_command_whose_catalog_is_written_by_another_says_so(
     assert line == f"the catalog of dev waits: pid {os.getpid()}, treadle build (run one) writes it\n"
     stdout, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stdout + stderr
+
+
+def test_who_waits_hears_the_name_that_is_about_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    with (tmp_path / "some.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def write(_: float) -> None:
+            file.write("pid 7, treadle build\n")
+            file.close() if heard else file.flush()
+
+        monkeypatch.setattr(time, "sleep", write)  # who has the lock goes on while the other one waits
+        with hold_lock(tmp_path / "some.lock", on_wait=heard.append):
+            pass
+    assert heard == ["pid 7, treadle build"]
 
 
 # what a killed process was writing

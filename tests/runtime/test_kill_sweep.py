@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -257,10 +258,15 @@ def test_eight_builds_started_together_compute_everything_once(undisturbed: Undi
     edit(project, PROJECT)
     project.write(f".treadle/cache/{undisturbed.cache.name}", undisturbed.cache.read_text())
     builds = [project.start("build", "--threads", "1") for _ in range(8)]
+    waits = []
     for process in builds:
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stdout + stderr
         assert "Traceback" not in stderr
+        waits += [line for line in stderr.splitlines() if "waits" in line]
+    assert waits
+    names = r".+ waits: pid \d+, treadle build --threads 1 \(run \w+-\w+\) (computes it too|writes it)"
+    assert [line for line in waits if not re.fullmatch(names, line)] == []
     with project.open() as workspace:
         runs = [workspace.state.run(run.id) for run in workspace.state.runs()]
         metas = [workspace.store.read(fingerprint) for fingerprint in undisturbed.standings[0].fingerprints]
