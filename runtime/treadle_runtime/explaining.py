@@ -10,8 +10,9 @@ from treadle.plan import Plan
 from treadle.text import read_files
 from treadle_runtime.side import Side
 from treadle_runtime.sources import find_appended
-from treadle_runtime.state import Remembered, State
+from treadle_runtime.state import State
 from treadle_runtime.texts import TextReader
+from treadle_runtime.versionstate import Remembered
 from treadle_runtime.workspace import Workspace
 
 

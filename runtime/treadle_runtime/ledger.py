@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from treadle_runtime.runresult import StepResult
-from treadle_runtime.state import Result, State, VersionFacts
+from treadle_runtime.state import State
+from treadle_runtime.versionstate import Result, VersionFacts
 
 MAX_WAITING = 256
 MAX_AGE_S = 0.5

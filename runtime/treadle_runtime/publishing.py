@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from treadle.errors import Problem
 from treadle.plan import Plan
 from treadle.step import Step
+from treadle_runtime.mapstate import Candidate, Inlined
 from treadle_runtime.runresult import Run
-from treadle_runtime.state import Candidate, Inlined, State
+from treadle_runtime.state import State
 from treadle_runtime.store import Store
 from treadle_runtime.views import write_views
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.errors import Problem, UsageError
 from treadle.names import close_match
-from treadle_runtime.state import Candidate, State
+from treadle_runtime.mapstate import Candidate
+from treadle_runtime.state import State
 
 if TYPE_CHECKING:
     import sqlite3

@@ -15,7 +15,8 @@ from treadle_runtime.intervals import Window
 
 if TYPE_CHECKING:
     from treadle.plan import Plan
-    from treadle_runtime.state import RunRecord, State, StepRecord
+    from treadle_runtime.runstate import RunRecord, StepRecord
+    from treadle_runtime.state import State
     from treadle_runtime.workspace import Workspace
 
 

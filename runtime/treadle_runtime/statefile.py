@@ -11,14 +11,17 @@ import sqlite3
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 BUSY_TIMEOUT_S = 60.0
 NEEDED_BYTES = 256 * 1024
@@ -38,6 +41,16 @@ _UNUSABLE = {
 }
 
 
+def dump_json(value: Any) -> str:
+    """Return a value as the state keeps it: JSON with sorted keys."""
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
 class StateFile:
     """An open SQLite file in WAL mode, for several threads of one process and several processes at once.
 
@@ -45,14 +58,22 @@ class StateFile:
         path: the file; created with its folder when absent.
         migrations: scripts in the order in which they are applied; a file's version is how many it has seen.
         mounts: the text of the mount table; None reads the system's own, where it has one.
+        clock: what time it is, with a time zone.
 
     Raises:
         StoreError: TR801 a newer Treadle wrote it; TR802 it lies on a network file system; TR803, TR805 it
             cannot be written; TR804 it is damaged.
     """
 
-    def __init__(self, path: Path, *, migrations: Sequence[str], mounts: str | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        migrations: Sequence[str],
+        mounts: str | None = None,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        self.path, self.clock = path, clock
         self._migrations = tuple(migrations)
         self._lock = threading.RLock()
         check_file_system(path, mounts=mounts)
@@ -80,6 +101,10 @@ class StateFile:
         """Close the file."""
         with self._lock:
             self._con.close()
+
+    def now(self) -> str:
+        """Return the clock's time as ISO 8601 text in UTC."""
+        return self.clock().astimezone(UTC).isoformat(timespec="microseconds")
 
     def _prepare(self) -> None:
         con = self._con

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 from conftest import FEATURES, PROFILE, ProjectFolder, orders_csv
 from treadle.manifest import MANIFEST_VERSION
 from treadle_runtime.commands.summary import RESULTS_VERSION
-from treadle_runtime.state import MIGRATIONS
+from treadle_runtime.schema import MIGRATIONS
 from treadle_runtime.version import FORMAT
 from treadle_runtime.workspace import Workspace
 

@@ -15,7 +15,9 @@ import pytest
 
 from treadle.errors import UsageError
 from treadle_runtime.environments import Environments
-from treadle_runtime.state import MIGRATIONS, Candidate, State
+from treadle_runtime.mapstate import Candidate
+from treadle_runtime.schema import MIGRATIONS
+from treadle_runtime.state import State
 from treadle_runtime.store import Column, Store
 from treadle_runtime.views import write_views
 

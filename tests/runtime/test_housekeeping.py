@@ -22,7 +22,8 @@ from treadle.errors import UsageError
 from treadle_runtime.environments import Environments
 from treadle_runtime.housekeeping import Terms, find_unused, remove_unused
 from treadle_runtime.leases import plan_and_hold
-from treadle_runtime.state import Candidate, State
+from treadle_runtime.mapstate import Candidate
+from treadle_runtime.state import State
 from treadle_runtime.store import Store
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from treadle.errors import StoreError
-from treadle_runtime.state import MIGRATIONS, SCHEMA, Candidate, SourcePart, State
+from treadle_runtime.mapstate import Candidate
+from treadle_runtime.schema import MIGRATIONS, SCHEMA
+from treadle_runtime.state import SourcePart, State
 
 N = len(MIGRATIONS)
 MOUNTS = (
@@ -188,7 +190,8 @@ def test_process_killed_inside_a_transaction_leaves_the_old_map(tmp_path: Path) 
 
 
 PUBLISHER = """
-from treadle_runtime.state import State, Candidate
+from treadle_runtime.mapstate import Candidate
+from treadle_runtime.state import State
 path, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -11,7 +11,7 @@ import click
 from treadle_runtime.commands.options import json_option, open_project, project_options
 
 if TYPE_CHECKING:
-    from treadle_runtime.state import StepRecord
+    from treadle_runtime.runstate import StepRecord
 
 
 @click.command("runs")
