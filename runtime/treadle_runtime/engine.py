@@ -13,18 +13,19 @@ import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import duckdb
-import pyarrow as pa
 
 from treadle.errors import Location, Problem, StepError, StoreError, TransientError
-from treadle_runtime.arrowfile import map_arrow_file
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.types import StoredColumn, quote_name, quote_text, stored_columns
 from treadle_runtime.version import Column, Version
 from treadle_runtime.viewsql import escape_glob, view_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PART = "part-0.parquet"
 GROUP_ROWS = 122_880  # larger groups gain nothing
@@ -97,6 +98,8 @@ def create_view(con: Connection, name: str, version: Version) -> None:
     if sql := view_sql(version, quote_text(str(version.folder))):
         con.execute(f"create or replace view {quote_name(name)} as {sql}")
         return
+    from treadle_runtime.arrowfile import map_arrow_file  # with Arrow, which queries over Parquet do without
+
     files = [part.name for part in version.parts if part.name.endswith(".arrow")]
     if len(files) != 1:
         raise ValueError(f"version {version.fingerprint} of a {version.kind} holds no table")
@@ -302,6 +305,8 @@ def _explain(error: duckdb.Error) -> tuple[str, str]:
 
 
 def _unknown_arrow(schema: pa.Schema, error: duckdb.Error, what: str, where: Location | None) -> list[Problem]:
+    import pyarrow as pa
+
     con = duckdb.connect(":memory:")
     problems = []
     for field in schema:

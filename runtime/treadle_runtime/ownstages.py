@@ -12,7 +12,8 @@ import pyarrow as pa
 from treadle.errors import Problem, StepError
 from treadle_runtime import splits
 from treadle_runtime.arrowfile import map_arrow_file, write_arrow_file
-from treadle_runtime.features import call_function, name_of
+from treadle_runtime.features import name_of
+from treadle_runtime.functions import call_function
 from treadle_runtime.job import Job, Made
 from treadle_runtime.session import lend_new
 

@@ -41,7 +41,8 @@ _IN_WORKER = frozenset({"split", "baseline", "train", "evaluate", "choose", "val
 _RESERVE = 3
 _TICK_S = 0.2
 _CLAIM_PAUSE_S = 0.05
-_PRELOAD = ("treadle_runtime.steps", "treadle_runtime.training", "treadle_runtime.evaluation")
+_FUNCTIONS = ("treadle_runtime.steps", "treadle_runtime.functions")
+_STAGES = (*_FUNCTIONS, "treadle_runtime.training", "treadle_runtime.evaluation")
 
 
 class Runner:
@@ -104,7 +105,7 @@ class Runner:
     def _start_workers(self, planned: Iterable[PlannedStep]) -> None:
         remote = [p.step for p in planned if is_remote(p.step)]
         if remote:
-            preload = _PRELOAD if any(step.kind != "feature" for step in remote) else _PRELOAD[:1]
+            preload = _FUNCTIONS if all(step.kind == "feature" for step in remote) else _STAGES
             self.workers = WorkerPool(self.maker.root, min(self.threads, len(remote)), preload)
 
     def _loop(self, run: Run, waiting: Mapping[str, PlannedStep], ledger: Ledger) -> None:

@@ -11,10 +11,9 @@ import duckdb
 
 from treadle.errors import Problem, StepError, StoreError, TreadleError
 from treadle_runtime import datasets, engine, readers, usercode
-from treadle_runtime.arrowfile import write_arrow_file
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
-from treadle_runtime.features import name_of, run_function, run_query
+from treadle_runtime.features import name_of, run_query
 from treadle_runtime.incremental import run_incremental
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Pieces
@@ -66,13 +65,13 @@ def _run(job: Job, lend: Lend, pieces: Pieces | None) -> Made:
         case "source":
             return _run_source(job, lend)
         case "feature":
-            return run_query(job, lend) if step.query is not None else run_function(job, lend)
+            return run_query(job, lend) if step.query is not None else _run_function(job, lend)
         case "dataset":
             return _run_dataset(job, lend)
         case "test":
             return _run_test(job, lend)
         case "stage":
-            return run_function(job, lend)
+            return _run_function(job, lend)
         case _:
             # Imported here: they bring scikit-learn, which only workers need.
             from treadle_runtime.ownstages import OWN_STAGES
@@ -80,6 +79,12 @@ def _run(job: Job, lend: Lend, pieces: Pieces | None) -> Made:
 
             run = STAGES[step.kind] if step.function is None else OWN_STAGES[step.kind]
             return _located(job, lambda: run(job))
+
+
+def _run_function(job: Job, lend: Lend) -> Made:
+    from treadle_runtime.functions import run_function  # with polars, which only workers need
+
+    return run_function(job, lend)
 
 
 def source_config(job: Job) -> dict[str, object]:
@@ -107,6 +112,8 @@ def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
 
 def _run_dataset(job: Job, lend: Lend) -> Made:
     """Join the features to the rows as of their moment: data.arrow."""
+    from treadle_runtime.arrowfile import write_arrow_file  # with Arrow, which queries do without
+
     with lend(job, bare=True) as con:
         create_relations(con, job)
         found = datasets.build(con, job.step.config, name=job.step.name, where=job.step.where)

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from treadle_runtime.types import quote_text
 
 if TYPE_CHECKING:
@@ -164,4 +162,6 @@ def open_file(file: Path) -> Iterator[IO[bytes]]:
         if file.suffix not in _CODECS:
             yield plain
         else:
+            import pyarrow as pa  # only files that are compressed need it
+
             yield io.BufferedReader(pa.CompressedInputStream(plain, _CODECS[file.suffix]))

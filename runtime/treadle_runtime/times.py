@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow.parquet as pq
-
 from treadle_runtime.types import quote_name
 from treadle_runtime.version import Times
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from treadle_runtime.engine import Connection
 
 DAY_US = 86_400_000_000
@@ -39,6 +39,8 @@ class Statistics(NamedTuple):
 
 def read_statistics(file: Path, column: str) -> Statistics | None:
     """Return what a Parquet file's footer tells of a column; None when it does not say, or the column is no time."""
+    import pyarrow.parquet as pq  # only tables with a time are looked at
+
     found = pq.read_metadata(file)
     index = _find_column(found, column)
     if index is None:
