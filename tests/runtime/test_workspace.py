@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import subprocess
@@ -274,7 +275,7 @@ def test_file_of_a_source_in_place_that_was_renamed_is_read_by_its_new_name(make
     assert query(project, "select count(*) from orders") == [(300,)]
 
 
-NOTHING_TO_DO = """
+LOADED = """
 import sys
 from treadle.cli import main
 try:
@@ -289,10 +290,18 @@ def test_build_with_nothing_to_do_loads_no_engine_although_there_are_views(make_
     project = make_project("features", {"features/recent.sql": view})
     rewrite_orders(project, "parquet")
     project.run("build")
-    command = [sys.executable, "-c", NOTHING_TO_DO]
+    command = [sys.executable, "-c", LOADED]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("0 built, 1 reused")
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_build_of_queries_loads_neither_polars_nor_arrow(make_project: MakeProject) -> None:
+    project = make_project("features")
+    command = [sys.executable, "-c", LOADED]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("2 built")
+    assert not {"polars", "pyarrow", "numpy"} & set(ast.literal_eval(done.stdout.splitlines()[-1]))
 
 
 def test_build_of_the_refit_alone_registers_its_model(make_project: MakeProject) -> None:
