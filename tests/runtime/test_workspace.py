@@ -297,7 +297,8 @@ def test_build_with_nothing_to_do_loads_no_engine_although_there_are_views(make_
 
 
 def test_build_of_queries_loads_neither_polars_nor_arrow(make_project: MakeProject) -> None:
-    project = make_project("features")
+    spend = "{{ config(entity='user', static=true) }}\nselect user, sum(amount) as total from {{ ref('orders') }} group by 1"
+    project = make_project("features", {"features/spend.sql": spend})
     command = [sys.executable, "-c", LOADED]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("2 built")
