@@ -42,8 +42,8 @@ def test_sql_project_has_ten_layers_and_two_tests_for_five_features(tmp_path: Pa
 
 def test_floor_writes_the_tables_that_a_build_does(tmp_path: Path) -> None:
     python(CI / "generate.py", tmp_path / "project", "20")
-    python("-m", "treadle.cli", "build", cwd=tmp_path / "project")
-    python("-m", "treadle.cli", "compile", cwd=tmp_path / "project")
+    python("-m", "treadle", "build", cwd=tmp_path / "project")
+    python("-m", "treadle", "compile", cwd=tmp_path / "project")
     said = python(CI / "benches/sql_floor.py", tmp_path / "project", tmp_path / "out")
     assert [float(text) > 0 for text in said.split()] == [True, True]
     with duckdb.connect(str(tmp_path / "project/.treadle/dev.duckdb"), read_only=True) as con:
