@@ -26,8 +26,7 @@ def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> P
     """
     path = root / "target" / name
     new = path.with_name(f".{name}.new")  # always the same name, so that what a killed process leaves is replaced
-    with hold_lock(root / ".treadle" / "claims" / f"target-{name}.lock"), storage_errors(path):
-        path.parent.mkdir(exist_ok=True)
+    with hold_lock(path.with_name(f".{name}.lock")), storage_errors(path):
         new.write_bytes(_encode(value) + b"\n")
         mark = _to_mark(new, made_of)
         new.replace(path)

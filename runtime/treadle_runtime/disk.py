@@ -80,7 +80,7 @@ def rename_folder(folder: Path, target: Path) -> bool:
     except FileNotFoundError:
         if target.parent.exists():
             raise
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         return rename_folder(folder, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):

@@ -141,8 +141,9 @@ class _Session:
             # A view over a name that has changed since is bound to what that was.
             if not changed and self._views.get(relation.name) == relation:
                 continue
-            changed = changed or relation.name in self._views
-            self.connection.execute(f"drop view if exists {quote_name(relation.name)}")
+            if relation.name in self._views:
+                changed = True
+                self.connection.execute(f"drop view if exists {quote_name(relation.name)}")
             create_relation(self.connection, relation)
             self._views[relation.name] = relation
 
