@@ -255,11 +255,22 @@ class FreshnessSpec(Spec):
         return self
 
 
+_ENDINGS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".duckdb": "duckdb",
+    ".db": "duckdb",
+}
+
+
 class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
     `path` is relative to the project's root; globs are allowed. `columns` with a `type` fix that column's type.
     `event_time` names the column that says when a row happened: incremental features read the files that they need.
+    `bad_rows` says what becomes of rows of a CSV that do not parse: an error, or they are left out, kept and counted.
     """
 
     path: str | tuple[str, ...]
@@ -267,12 +278,31 @@ class SourceSpec(Table):
     table: str = ""
     csv: CsvOptions = Field(default_factory=CsvOptions)
     event_time: str | None = None
+    bad_rows: Literal["fail", "quarantine"] = "fail"
     freshness: FreshnessSpec | None = None
+
+    @model_validator(mode="after")
+    def _check_bad_rows(self) -> SourceSpec:
+        if self.bad_rows == "quarantine" and self.paths and self.file_format != "csv":
+            why = "its rows are not told apart by lines" if self.file_format != "json" else "each line is an object"
+            raise ValueError(
+                f"bad_rows: quarantine is for CSV, and {self.paths[0]} is read as {self.file_format}: {why}; "
+                "remove bad_rows, or set `format: csv`"
+            )
+        return self
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths or globs as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def file_format(self) -> str:
+        """csv, parquet, json or duckdb: as given, else by the ending of the first path."""
+        if self.format:
+            return self.format
+        name = self.paths[0].lower().removesuffix(".gz").removesuffix(".zst")
+        return next((found for ending, found in _ENDINGS.items() if name.endswith(ending)), "csv")
 
 
 class EntitySpec(Described):
