@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from treadle.names import is_identifier, parse_duration_us, parse_moment_us
 
@@ -265,6 +274,13 @@ _ENDINGS = {
 }
 
 
+def _format_of(path: str, given: str | None) -> str:
+    if given:
+        return given
+    name = path.lower().removesuffix(".gz").removesuffix(".zst")
+    return next((found for ending, found in _ENDINGS.items() if name.endswith(ending)), "csv")
+
+
 class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
@@ -281,15 +297,15 @@ class SourceSpec(Table):
     bad_rows: Literal["fail", "quarantine"] = "fail"
     freshness: FreshnessSpec | None = None
 
-    @model_validator(mode="after")
-    def _check_bad_rows(self) -> SourceSpec:
-        if self.bad_rows == "quarantine" and self.paths and self.file_format != "csv":
-            why = "its rows are not told apart by lines" if self.file_format != "json" else "each line is an object"
-            raise ValueError(
-                f"bad_rows: quarantine is for CSV, and {self.paths[0]} is read as {self.file_format}: {why}; "
-                "remove bad_rows, or set `format: csv`"
-            )
-        return self
+    @field_validator("bad_rows")
+    @classmethod
+    def _check_bad_rows(cls, value: str, info: ValidationInfo) -> str:
+        path = info.data.get("path") or ""
+        first = path if isinstance(path, str) else path[0]
+        found = _format_of(first, info.data.get("format"))
+        if value == "quarantine" and found != "csv":
+            raise ValueError(f"quarantine takes CSV, and {first} is read as {found}; leave bad_rows out")
+        return value
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -299,10 +315,7 @@ class SourceSpec(Table):
     @property
     def file_format(self) -> str:
         """csv, parquet, json or duckdb: as given, else by the ending of the first path."""
-        if self.format:
-            return self.format
-        name = self.paths[0].lower().removesuffix(".gz").removesuffix(".zst")
-        return next((found for ending, found in _ENDINGS.items() if name.endswith(ending)), "csv")
+        return _format_of(self.paths[0], self.format)
 
 
 class EntitySpec(Described):

@@ -188,16 +188,12 @@ def test_clean_keeps_what_was_left_out(project: ProjectFolder) -> None:
 
 
 def test_default_has_the_fingerprint_that_it_always_had(project: ProjectFolder) -> None:
-    project.write("features/orders.yml", source("", path="data/good.csv"))
-    before = (
-        project.plan().identities["orders"].fingerprint
-        if project.write("data/good.csv", HEAD + "1,2024-01-01,a\n") is None
-        else ""
-    )
-    project.write("features/orders.yml", source(", bad_rows: fail", path="data/good.csv"))
-    assert project.plan().identities["orders"].fingerprint == before
-    project.write("features/orders.yml", source(path="data/good.csv"))
-    assert project.plan().identities["orders"].fingerprint != before
+    project.write("data/good.csv", HEAD + "1,2024-01-01,a\n")
+    found = []
+    for more in ("", ", bad_rows: fail", ", bad_rows: quarantine"):
+        project.write("features/orders.yml", source(more, path="data/good.csv"))
+        found.append(project.plan().identities["orders"].fingerprint)
+    assert found[0] == found[1] != found[2]
 
 
 def test_freshness_does_not_count_what_is_left_out(project: ProjectFolder) -> None:
@@ -280,15 +276,16 @@ def test_file_that_is_broken_as_a_whole_is_an_error(
     assert why in text
 
 
-def test_file_without_a_first_line_that_parses_is_an_error(project: ProjectFolder) -> None:
-    project.write("features/orders.yml", source(path="data/c.csv", types={"a": "INTEGER", "b": "INTEGER"}))
-    project.write("data/c.csv", "a,b\n")
-    assert project.build().outcome.published  # no rows, none of them bad
-    project.write(
-        "features/orders.yml", source(", bad_rows: quarantine, csv: {header: false}", path="data/c.csv", types={})
+@pytest.mark.parametrize("more", [", bad_rows: quarantine", TIMED], ids=["at once", "by file"])
+def test_first_line_of_each_file_must_parse(project: ProjectFolder, more: str) -> None:
+    project.write("features/orders.yml", source(more))
+    project.write("data/c.csv", HEAD)
+    assert project.build().outcome.published  # no rows, and none that is bad
+    project.write("data/c.csv", 'id,"ts"x,note\n8,2024-01-08,h\n')
+    assert error_of(project).startswith(
+        '[TR713]: source "orders" cannot be read\n  data/c.csv:1   id,"ts"x,note\n  a quote is not closed\n'
+        "  the first line tells the columns, so that bad_rows: quarantine cannot leave it out\n"
     )
-    project.write("data/c.csv", "1,2,3\n1,2\n3,4\n")
-    assert "TR713" in error_of(project)
 
 
 # rows kept and rows left out, against a slow and obvious reader
@@ -409,7 +406,7 @@ def test_every_row_is_kept_or_left_out_and_none_is_both(
 ) -> None:
     rng = random.Random(len(declared))
     n_read = n_errors = n_bad = 0
-    for _ in range(120):
+    for _ in range(60):
         (tmp_path / "data").mkdir(exist_ok=True)
         for file in (tmp_path / "data").iterdir():
             file.unlink()
@@ -424,13 +421,13 @@ def test_every_row_is_kept_or_left_out_and_none_is_both(
         }
         config = {"name": "s", "paths": ["data/*"], "format": "csv", "columns": declared, "bad_rows": "quarantine"}
         good = {path: [is_good(record, declared) for record in records] for path, records in files.items()}
-        try:
-            kept, bad = read_quickly(con, config, tmp_path)
-        except StepError as error:
-            assert error.problems[0].code == "TR713"
-            assert any(found and not any(found) for found in good.values()), (contents, error)
+        if any(found and not any(found) for found in good.values()):
+            with pytest.raises(StepError) as caught:
+                read_quickly(con, config, tmp_path)
+            assert [problem.code for problem in caught.value.problems] == ["TR713"], contents
             n_errors += 1
             continue
+        kept, bad = read_quickly(con, config, tmp_path)
         order = sorted(files)
         expected = [
             as_text(tuple(record.fields[:3])) for path in order for record in files[path] if is_good(record, declared)
@@ -440,5 +437,5 @@ def test_every_row_is_kept_or_left_out_and_none_is_both(
             (path, record.line) for path in order for record in files[path] if not is_good(record, declared)
         ], contents
         n_read, n_bad = n_read + 1, n_bad + len(bad)
-    assert min(n_read, n_errors) > 10
+    assert min(n_read, n_errors) > 3
     assert n_bad > 100
