@@ -17,13 +17,15 @@ from typing import Any
 
 import duckdb
 
-from treadle.errors import StepError
+from treadle.errors import StepError, StoreError
 from treadle_runtime import readers, rejects
+from treadle_runtime.disk import disk_full
+from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.engine import Connection
 from treadle_runtime.form import Form, find_first, find_form
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import SourcePart
-from treadle_runtime.textfile import copy_sql, read_dialect, read_first_row
+from treadle_runtime.textfile import Dialect, copy_sql, read_dialect, read_first_row
 from treadle_runtime.types import quote_text
 from treadle_runtime.viewsql import escape_glob
 
@@ -90,6 +92,7 @@ def read_tolerantly(files: Files, form: Form | None = None) -> TolerantRead:
 
     Raises:
         StepError: what `readers.load` raises; TR713 a file's first line does not parse.
+        StoreError: TR803 the disk is full.
         duckdb.Error: a file cannot be read even so.
     """
     rejects.clear(files.con)
@@ -142,13 +145,19 @@ def _copied(files: Files) -> Iterator[Files]:
             target = folder / part.path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             n_columns = len(read_first_row(file, dialect))
-            files.con.execute(
-                f"copy ({copy_sql(escape_glob(str(file)), dialect, n_columns)}) to {quote_text(str(target))} "
-                f"(format csv, header false, {dialect.to_copy()})"
-            )
+            _copy(files.con, copy_sql(escape_glob(str(file)), dialect, n_columns), target, dialect)
             bad = next(rejects.read_rows(files.con, part, file, files.config["name"]), None)
             if bad is not None and bad["line"] == 1:
                 why = "the first line tells the columns, so that bad_rows: quarantine cannot leave it out"
                 raise rejects.unreadable(files.config["name"], part, bad, why)
             parts.append(replace(part, path=part.path.lstrip("/"), size=target.stat().st_size))
         yield replace(files, observed=replace(files.observed, parts=tuple(parts)), root=folder)
+
+
+def _copy(con: Connection, select: str, target: Path, dialect: Dialect) -> None:
+    try:
+        con.execute(f"copy ({select}) to {quote_text(str(target))} (format csv, header false, {dialect.to_copy()})")
+    except duckdb.Error as error:
+        if is_disk_full(error):
+            raise StoreError(disk_full(target.parent, why_full(error))) from error
+        raise
