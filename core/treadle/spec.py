@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from treadle.names import is_identifier, parse_duration_us, parse_moment_us
 
@@ -255,11 +264,29 @@ class FreshnessSpec(Spec):
         return self
 
 
+_ENDINGS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".duckdb": "duckdb",
+    ".db": "duckdb",
+}
+
+
+def _format_of(path: str, given: str | None) -> str:
+    if given:
+        return given
+    name = path.lower().removesuffix(".gz").removesuffix(".zst")
+    return next((found for ending, found in _ENDINGS.items() if name.endswith(ending)), "csv")
+
+
 class SourceSpec(Table):
     """Raw data: files, or a table of a DuckDB database file.
 
     `path` is relative to the project's root; globs are allowed. `columns` with a `type` fix that column's type.
     `event_time` names the column that says when a row happened: incremental features read the files that they need.
+    `bad_rows` says what becomes of rows of a CSV that do not parse: an error, or they are left out, kept and counted.
     """
 
     path: str | tuple[str, ...]
@@ -267,12 +294,28 @@ class SourceSpec(Table):
     table: str = ""
     csv: CsvOptions = Field(default_factory=CsvOptions)
     event_time: str | None = None
+    bad_rows: Literal["fail", "quarantine"] = "fail"
     freshness: FreshnessSpec | None = None
+
+    @field_validator("bad_rows")
+    @classmethod
+    def _check_bad_rows(cls, value: str, info: ValidationInfo) -> str:
+        path = info.data.get("path") or ""
+        first = path if isinstance(path, str) else path[0]
+        found = _format_of(first, info.data.get("format"))
+        if value == "quarantine" and found != "csv":
+            raise ValueError(f"quarantine takes CSV, and {first} is read as {found}; leave bad_rows out")
+        return value
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths or globs as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def file_format(self) -> str:
+        """csv, parquet, json or duckdb: as given, else by the ending of the first path."""
+        return _format_of(self.paths[0], self.format)
 
 
 class EntitySpec(Described):

@@ -110,11 +110,12 @@ class TableReader:
             name=name,
             where=located.at(),
             config={
-                "format": source_format(spec.paths[0], spec.format),
+                "format": spec.file_format,
                 "table": spec.table,
                 "csv": spec.csv.model_dump(exclude_defaults=True, mode="json"),
                 "columns": {column.name: column.type for column in spec.columns if column.type},
                 **({"event_time": spec.event_time} if spec.event_time else {}),
+                **({"bad_rows": spec.bad_rows} if spec.bad_rows != "fail" else {}),
             },
             settings=settings,
             distributions=("duckdb",),
@@ -235,24 +236,6 @@ class TableReader:
                 Problem("TR107", f'entity "{config.entity}" is not defined', where, suggestion=suggestion, fix=fix)
             )
         return ()
-
-
-def source_format(path: str, given: str | None) -> str:
-    """Return csv, parquet, json or duckdb: as given, else by the file's ending."""
-    if given:
-        return given
-    name = path.lower().removesuffix(".gz").removesuffix(".zst")
-    for ending, found in (
-        (".parquet", "parquet"),
-        (".json", "json"),
-        (".jsonl", "json"),
-        (".ndjson", "json"),
-        (".duckdb", "duckdb"),
-        (".db", "duckdb"),
-    ):
-        if name.endswith(ending):
-            return found
-    return "csv"
 
 
 def _config_problem(name: str, where: Location, detail: ErrorDetails) -> Problem:

@@ -26,6 +26,7 @@ _COUNT = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
 _HOLDER = re.compile(r"Conflicting lock is held in (\S+) \(PID (\d+)\)")
 _PREFIX = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 _MAX_TEXT = 80
+_OPEN_QUOTE = "a quote is not closed"
 
 
 def explain(con: Connection, message: str, config: Mapping[str, Any], observed: Observed, root: Path) -> Problem:
@@ -56,7 +57,7 @@ def _explain_csv(con: Connection, message: str, config: Mapping[str, Any], obser
         message = _parse_again(con, config, observed, root) or message
     if line := _LINE.search(message):
         where = _place(message, observed, root, int(line[1]), line[2])
-        return _unreadable(observed, where, *_csv_reason(message))
+        return _unreadable(observed, where, *_advised(*csv_reason(message), config, int(line[1])))
     if "invalid state" in message:
         where = _place(message, observed, root)
         why = "a quote stands where none belongs, or lines end in two ways (\\r\\n and \\n)"
@@ -64,10 +65,23 @@ def _explain_csv(con: Connection, message: str, config: Mapping[str, Any], obser
     return _general(message, observed, root)
 
 
-def _csv_reason(message: str) -> tuple[str, str]:
-    """Return why a line cannot be read, and what to do."""
+def _advised(why: str, fix: str, config: Mapping[str, Any], line: int) -> tuple[str, str]:
+    """Add to the reason and the way on of a bad row what `bad_rows: quarantine` can do, or why it could not."""
+    is_quarantined = config.get("bad_rows") == "quarantine"
+    if why == _OPEN_QUOTE:
+        more = "\nwhere its row ends cannot be told, so that bad_rows: quarantine cannot leave it out"
+        return (why + more if is_quarantined else why), fix
+    return why, (fix if is_quarantined or line <= 1 else f"{fix}; or leave such rows out with bad_rows: quarantine")
+
+
+def csv_reason(message: str) -> tuple[str, str]:
+    """Return why a line of a CSV cannot be read, and what to do.
+
+    Args:
+        message: what DuckDB said.
+    """
     if cast := _CAST.search(message):
-        value = _shorten(cast[2])
+        value = shorten(cast[2])
         null = json.dumps([value], ensure_ascii=False)
         fix = f"correct the value, declare another type, or take it as NULL: csv: {{null: {null}}}"
         return f'column "{cast[1]}": "{value}" is no {cast[3]}', fix
@@ -75,7 +89,7 @@ def _csv_reason(message: str) -> tuple[str, str]:
         why = f"{count[2]} fields, where the first line has {count[1]}"
         return why, "correct the line; a value that holds the delimiter needs quotes"
     if "unterminated quote" in message:
-        return "a quote is not closed", "close it, or say that nothing is quoted with `csv: {quote: ''}`"
+        return _OPEN_QUOTE, "close it, or say that nothing is quoted with `csv: {quote: ''}`"
     reason = message.split("\nPossible")[0].strip().splitlines()[-1]
     return reason, "correct the line"
 
@@ -99,7 +113,7 @@ def _explain_json(con: Connection, message: str, config: Mapping[str, Any], obse
         with suppress(OSError), open_file(file) as stream:
             for number, line in enumerate(stream, start=1):
                 if why := _json_problem(line):
-                    where = Location(part.path, number, text=_shorten(line.decode(errors="replace").strip()))
+                    where = Location(part.path, number, text=shorten(line.decode(errors="replace").strip()))
                     return _unreadable(observed, where, why, "write one JSON object on each line, as UTF-8")
     files = [escape_glob(str(file)) for file in observed.files(root)]
     for column, kind in (config.get("columns") or {}).items():
@@ -144,7 +158,7 @@ def _place(message: str, observed: Observed, root: Path, line: int = 0, text: st
     both = zip(observed.files(root), observed.parts, strict=True)
     named = [(len(str(file)), part.path) for file, part in both if str(file) in message]
     path = observed.parts[0].path if len(observed.parts) == 1 else max(named, default=(0, ""))[1]
-    return Location(path, line, text=_shorten(text)) if path else None
+    return Location(path, line, text=shorten(text)) if path else None
 
 
 def _general(message: str, observed: Observed, root: Path) -> Problem:
@@ -157,5 +171,6 @@ def _unreadable(observed: Observed, where: Location | None, why: str, fix: str) 
     return Problem("TR713", f'source "{observed.name}" cannot be read', where, why, fix=fix)
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return a line of a file as far as an error shows it."""
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

@@ -15,15 +15,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
+
 from treadle.errors import Problem, ProjectError, StepError
 from treadle.fingerprint import identify
 from treadle.names import close_match, parse_duration_us
 from treadle.step import Step
-from treadle_runtime import engine, readers, sources
+from treadle_runtime import engine, readers, sources, tolerant
 from treadle_runtime.engine import Connection
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
+from treadle_runtime.tolerant import Files
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.viewsql import view_sql
 
@@ -123,7 +126,15 @@ def _read_newest(
         if version is not None and (sql := view_sql(version, quote_text(str(version.folder)))):
             return _max(con, sql, column, step)
         with readers.reading(con, config, observed, root):
-            return _max(con, readers.load(con, config, observed, root), column, step)
+            if not tolerant.is_quarantined(config):
+                return _max(con, readers.load(con, config, observed, root), column, step)
+            try:
+                return _max(con, tolerant.whole_rows(readers.load(con, config, observed, root)), column, step)
+            except duckdb.Error as error:
+                if not tolerant.is_of_rows(error):
+                    raise
+            how = tolerant.read_tolerantly(Files(con, config, observed, root, scratch))
+            return _max(con, tolerant.whole_rows(how.select()), column, step)
 
 
 def _max(con: Connection, sql: str, column: str, step: Step) -> int | None:

@@ -117,5 +117,10 @@ def _is_table(step: Step) -> bool:
 
 def _check_built(name: str, relations: Mapping[str, Relation]) -> None:
     if name not in relations:
-        what = f'"{name}" is not built as its files stand now'
-        raise UsageError(Problem("TR807", what, fix=f"run `treadle build --select {name}`"))
+        raise not_built(name)
+
+
+def not_built(name: str) -> UsageError:
+    """Return the error of a table that is asked for and not built."""
+    what = f'"{name}" is not built as its files stand now'
+    return UsageError(Problem("TR807", what, fix=f"run `treadle build --select {name}`"))

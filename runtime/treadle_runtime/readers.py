@@ -4,7 +4,8 @@
     reading: run it -> errors in our words -> were the files left alone?
 
 Nothing is guessed from a sample and nothing is skipped: types come from all rows, and a row that does not
-parse stops the read. A CSV's delimiter is taken from its first line, so that a crooked row cannot change it.
+parse stops the read (`badrows` reads again where a source leaves such rows out). A CSV's delimiter is taken from
+its first line, so that a crooked row cannot change it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def load(con: Connection, config: Mapping[str, Any], observed: Observed, root: P
     files = _files(observed, root)
     if not files:
         raise StepError(_no_data(observed, "give it at least a header line"))
-    columns = _columns_of_each(con, config, observed, root)
+    columns = columns_of_each(con, config, observed, root)
     _check_same(observed.name, columns)
     _check_declared(observed.name, declared, next(iter(columns.values())))
     if config["format"] == "parquet":
@@ -94,7 +95,7 @@ def check_same_columns(
     Raises:
         StepError: TR713.
     """
-    _check_same(observed.name, {**known, **_columns_of_each(con, config, observed, root)})
+    _check_same(observed.name, {**known, **columns_of_each(con, config, observed, root)})
 
 
 def _files(observed: Observed, root: Path) -> list[tuple[str, Path]]:
@@ -116,10 +117,8 @@ def _check_types(con: Connection, name: str, declared: Mapping[str, str]) -> Non
         raise StepError(problems)
 
 
-def _columns_of_each(
-    con: Connection, config: Mapping[str, Any], observed: Observed, root: Path
-) -> dict[str, list[str]]:
-    """Return path -> the names of its columns."""
+def columns_of_each(con: Connection, config: Mapping[str, Any], observed: Observed, root: Path) -> dict[str, list[str]]:
+    """Return path -> the names of its columns, for each file of CSV or Parquet that holds anything."""
     files = _files(observed, root)
     if config["format"] == "csv":
         options = config.get("csv") or {}

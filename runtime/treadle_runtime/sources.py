@@ -2,7 +2,8 @@
 
     config -> observe -> Observed, whose digest enters the fingerprint -> read (`readers`) -> check_unchanged
 
-A source's config is what its step says: `name`, `paths`, `format`, `table`, `csv`, `columns` (name -> type).
+A source's config is what its step says: `name`, `paths`, `format`, `table`, `csv`, `columns` (name -> type), and
+`bad_rows` where they are quarantined.
 CSV, JSON and tables of a DuckDB file are written to the store; Parquet is read where it lies.
 """
 
@@ -39,23 +40,26 @@ class Observed:
     Attributes:
         format: csv, parquet, json or duckdb.
         parts: its files in the order in which they are read.
+        has_names: whether what is made of the source tells the names of its files, as bad rows do.
     """
 
     name: str
     format: str
     parts: tuple[SourcePart, ...]
+    has_names: bool = False
 
     @property
     def digest(self) -> str:
         """The digest of the whole: sha256 over the content of the files in their order, hex.
 
-        Names do not count, as no reader shows them, save for the ending that tells how a file is compressed.
+        Names do not count where no reader shows them, save for the ending that tells how a file is compressed.
         """
         found = hashlib.sha256()
         for part in self.parts:
             ending = os.path.splitext(part.path)[1]
             role = ending if ending in (*_COMPRESSED, ".wal") else ""
-            found.update(f"{role}:{part.digest}\n".encode())
+            named = f":{part.path}" if self.has_names else ""
+            found.update(f"{role}:{part.digest}{named}\n".encode())
         return found.hexdigest()
 
     @property
@@ -146,7 +150,8 @@ def observe(
     if config["format"] == "duckdb":
         paths = dict.fromkeys(_database_files(name, list(paths), root, where))
     try:
-        return Observed(name, config["format"], _digest(list(paths), root, state, now_ns))
+        parts = _digest(list(paths), root, state, now_ns)
+        return Observed(name, config["format"], parts, has_names=config.get("bad_rows") == "quarantine")
     except OSError as error:
         why = f"{error.filename}: {error.strerror}"
         fix = "check the file's permissions"

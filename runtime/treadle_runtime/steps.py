@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from treadle.errors import Problem, StepError, StoreError, TreadleError
-from treadle_runtime import datasets, engine, readers, usercode
+from treadle_runtime import badrows, datasets, engine, readers, usercode
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
+from treadle_runtime.engine import Written
 from treadle_runtime.features import name_of, run_query
 from treadle_runtime.incremental import run_incremental
 from treadle_runtime.job import Job, Made
@@ -23,6 +24,7 @@ from treadle_runtime.sourcefiles import is_read_by_file, run_files
 from treadle_runtime.store import Column, Store
 from treadle_runtime.timedtable import check_time
 from treadle_runtime.times import part_times
+from treadle_runtime.tolerant import Files
 
 if TYPE_CHECKING:
     from treadle_runtime.store import JSON
@@ -99,15 +101,28 @@ def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
     config = source_config(job)
     if pieces is not None and is_read_by_file(config, job.observed):
         return run_files(job, config, lend, pieces)
+    what = f'source "{job.step.name}"'
     with lend(job, bare=True) as con, readers.reading(con, config, job.observed, job.root):
-        select = readers.load(con, config, job.observed, job.root)
-        what = f'source "{job.step.name}"'
-        written = engine.write_query(con, select, job.folder, what=what, where=job.step.where)
+        files = Files(con, config, job.observed, job.root, job.scratch)
+
+        def run(select: str) -> Written:
+            return engine.write_query(con, select, job.folder, what=what, where=job.step.where)
+
+        def strict() -> Written:
+            return run(readers.load(con, config, files.observed, job.root))
+
+        written, n_bad = badrows.write(files, job.folder, strict, run)
     event_time = job.step.config.get("event_time")
     if event_time:
         columns = [(column.name, column.type) for column in written.columns]
         check_time(columns, event_time, what=what, where=job.step.where)
-    return Made(written.columns, times=part_times(job.folder, event_time), rows={engine.PART: written.rows})
+    return Made(
+        written.columns,
+        info=badrows.to_info(config, n_bad),
+        notes=badrows.to_notes(job.step.name, n_bad, written.rows),
+        times=part_times(job.folder, event_time),
+        rows={engine.PART: written.rows},
+    )
 
 
 def _run_dataset(job: Job, lend: Lend) -> Made:

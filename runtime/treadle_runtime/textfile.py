@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DELIMITERS = (",", "\t", ";", "|")
 _HEAD_BYTES = 65_536
-_STRICT = "skip=0, comment='', strict_mode=true, null_padding=false, ignore_errors=false, hive_partitioning=false"
+_STRICT = "skip=0, comment='', strict_mode=true, null_padding=false, hive_partitioning=false"
 _ALL_ROWS = -1
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _JSON = "format='newline_delimited', records=true, hive_partitioning=false, maximum_object_size=67108864"
@@ -34,6 +34,11 @@ class Dialect:
         """Return the dialect as arguments of `read_csv`; nothing of it is left to detection."""
         quote = quote_text(self.quote)
         return f"delim={quote_text(self.delimiter)}, quote={quote}, escape={quote}, {_STRICT}"
+
+    def to_copy(self) -> str:
+        """Return the dialect as options of COPY, which write what is read so."""
+        quote = quote_text(self.quote)
+        return f"delimiter {quote_text(self.delimiter)}, quote {quote}, escape {quote}"
 
 
 def read_dialect(options: Mapping[str, Any], file: Path) -> Dialect:
@@ -76,7 +81,8 @@ def plain_csv_sql(file: str, dialect: Dialect, options: Mapping[str, Any], colum
 
     Args:
         file: a pattern.
-        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise.
+        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise. With `rejects`,
+            rows that do not parse are left out; see `treadle_runtime.rejects`.
         columns: name -> type of all, in the order of the file.
     """
     types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
@@ -106,7 +112,7 @@ def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mappin
 
 
 def _form_arguments(options: Mapping[str, Any]) -> list[str]:
-    arguments = []
+    arguments = ["store_rejects=true" if options.get("rejects") else "ignore_errors=false"]
     if options.get("header") is not None:
         arguments.append(f"header={str(options['header']).lower()}")
     null = options.get("null")
@@ -133,9 +139,18 @@ def json_sql(files: Sequence[str], columns: Mapping[str, str] | None = None) -> 
 
 def text_sql(file: str, dialect: Dialect, n_columns: int) -> str:
     """Return a query that reads each field of a file as text, so that only its form can be wrong."""
+    return f"select count(columns(*)) from {_as_text(file, dialect, n_columns)}"
+
+
+def copy_sql(file: str, dialect: Dialect, n_columns: int) -> str:
+    """Return the SELECT of each field of a file as text, of the rows whose form is right; see `rejects`."""
+    return f"select * from {_as_text(file, dialect, n_columns, ', store_rejects=true')}"
+
+
+def _as_text(file: str, dialect: Dialect, n_columns: int, more: str = "") -> str:
     columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(n_columns))
-    form = f"{dialect.to_sql()}, header=false, auto_detect=false, columns={{{columns}}}"
-    return f"select count(columns(*)) from read_csv([{quote_text(file)}], {form})"
+    form = f"{dialect.to_sql()}, header=false, auto_detect=false, columns={{{columns}}}{more}"
+    return f"read_csv([{quote_text(file)}], {form})"
 
 
 def read_head(file: Path) -> str:

@@ -16,7 +16,7 @@ from treadle_runtime.columns import TIME_TYPES
 from treadle_runtime.engine import Connection
 from treadle_runtime.intervals import Input, Interval, rule_of
 from treadle_runtime.job import Origin, Relation
-from treadle_runtime.store import Column
+from treadle_runtime.store import Column, Part, Version
 from treadle_runtime.types import quote_name, quote_text, stored_columns
 from treadle_runtime.version import Times
 from treadle_runtime.viewsql import escape_glob, parquet_sql
@@ -143,12 +143,17 @@ def is_mixed(relation: Relation) -> bool:
 def _files(relation: Relation) -> list[Path]:
     if relation.version is None:
         return list(relation.paths)
-    return [relation.version.folder / part.name for part in relation.version.parts]
+    return [relation.version.folder / part.name for part in _tables(relation.version)]
+
+
+def _tables(version: Version) -> list[Part]:
+    """Return the parts that hold rows; beside them may stand what was left out of a source."""
+    return [part for part in version.parts if part.name.endswith(".parquet")]
 
 
 def _parts(relation: Relation) -> list[tuple[str, Times | None]]:
     if relation.version is not None:
-        return [(part.digest, part.times) for part in relation.version.parts]
+        return [(part.digest, part.times) for part in _tables(relation.version)]
     observed = origin_of(relation).observed
     return [(part.digest, None) for part in observed.parts] if observed is not None else []
 

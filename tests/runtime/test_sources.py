@@ -478,7 +478,8 @@ def test_csv_value_of_another_type_names_the_column(root: Path, con: duckdb.Duck
         'error[TR713]: source "flights" cannot be read\n'
         "  data/a.csv:30002   2,n/a\n"
         '  column "delay": "n/a" is no INTEGER\n'
-        '  fix: correct the value, declare another type, or take it as NULL: csv: {null: ["n/a"]}'
+        '  fix: correct the value, declare another type, or take it as NULL: csv: {null: ["n/a"]}; '
+        "or leave such rows out with bad_rows: quarantine"
     )
     rows = read(con, {**config, "csv": {"null": "n/a"}}, root)
     assert rows[-1] == (2, None)

@@ -1,4 +1,4 @@
-"""treadle show: rows of a table, one training row with its sources, the card of a model."""
+"""treadle show: rows of a table or those left out of it, one training row with its sources, the card of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treadle_runtime.commands.badrows import count_bad_rows, show_bad_rows, tell_bad_rows
 from treadle_runtime.commands.options import as_of_option, json_option, open_project, project_options
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ MAX_INPUTS = 12
 @click.argument("name")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(0), help="How many rows")
 @click.option("--row", metavar="KEY", help="One row of a dataset, each value with its event_time and known_at")
+@click.option("--bad-rows", is_flag=True, help="The rows of a source that do not parse")
 @as_of_option
 @project_options
 @json_option
@@ -32,6 +34,7 @@ def show(
     name: str,
     limit: int,
     row: str | None,
+    bad_rows: bool,
     as_of: str | None,
     folder: Path,
     environment: str | None,
@@ -40,14 +43,20 @@ def show(
 ) -> None:
     """Show rows of a table, or the card of a model or pipeline
 
+    Of a source that says `bad_rows: quarantine`, --bad-rows shows the rows that do not parse and are left out: file,
+    line, column, error, text.
+
     \b
     Examples:
       treadle show carrier_history --limit 5
       treadle show arrivals --row 17
+      treadle show raw_orders --bad-rows
     """
     with open_project(folder, environment, variables, as_of) as workspace:
         handle = _table(workspace, name)
-        if row is not None:
+        if bad_rows:
+            show_bad_rows(name, handle, limit, as_json)
+        elif row is not None:
             _show_row(name, handle, row, as_json)
         elif handle is not None and name not in workspace.registry.pipelines():
             _show_table(handle, limit, as_json)
@@ -71,12 +80,14 @@ def _show_table(handle: StepHandle, limit: int, as_json: bool) -> None:
     sample = handle.sample(limit)
     if as_json:
         rows = [dict(zip(sample.columns, row, strict=True)) for row in sample.rows]
-        print_json({"name": handle.step.name, "rows": sample.n, "sample": rows})
+        print_json({"name": handle.step.name, "rows": sample.n, **count_bad_rows(handle), "sample": rows})
         return
     cells = [[_cell(value) for value in row] for row in sample.rows]
     for line in to_lines(cells, header=sample.columns):
         click.echo(line)
     click.echo(f"{sample.n:,} rows x {len(sample.columns)}")
+    for note in tell_bad_rows(handle, sample.n):
+        click.echo(note)
 
 
 def _cell(value: object) -> str:
