@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pdb
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ def debug_step(workspace: Workspace, name: str) -> int:
         except TreadleError as error:
             cause = error.__cause__ or error
             print(error)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                # polars has put a handler of its own in front, under which a wait for a line is not interrupted.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             pdb.post_mortem(cause.__traceback__)
             return 1
         print(f"{handle.step.id} ran: {len(made.columns)} columns; nothing was stored")

@@ -163,23 +163,31 @@ def test_interrupt_after_the_map_was_written(make_project: MakeProject) -> None:
     assert project.leftovers() == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at what a process waits for in /proc")
 def test_debugger_lives_on_after_an_interrupt(make_project: MakeProject) -> None:
     project = make_project("features", "profile")
     project.edit("features/profile.py", "    return", "    raise ValueError\n    return")
-    process = project.start(
-        "run", "profile", "--pdb", stdin=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    # Python sees a signal that comes shortly before it waits for a line when the line has come.
-    waits_in = Path(f"/proc/{process.pid}/wchan")
-    project.wait_for(lambda: "pipe_read" in waits_in.read_text(), "the debugger asks what to do")
-    process.send_signal(signal.SIGINT)
-    while "KeyboardInterrupt" not in (line := process.stdout.readline()):
-        assert line, process.communicate()
-    stdout, _ = process.communicate("p 6 * 7\nq\n", timeout=60)
-    assert "42" in stdout
+    shown = project.root / "shown.txt"
+    with shown.open("w") as out:
+        process = project.start(
+            *("run", "profile", "--pdb"),
+            stdin=subprocess.PIPE,
+            stdout=out,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def is_interrupted() -> bool:
+        assert process.poll() is None, process.communicate()
+        if "KeyboardInterrupt" in shown.read_text():
+            return True
+        # Python sees a signal that comes right before it waits for a line only when the line has come.
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        return False
+
+    project.wait_for(lambda: "(Pdb)" in shown.read_text(), "the debugger asks what to do")
+    project.wait_for(is_interrupted, "the debugger is interrupted")
+    process.communicate("p 6 * 7\nq\n", timeout=60)
+    assert "42" in shown.read_text()
     assert process.returncode == 1
 
 
