@@ -180,7 +180,7 @@ class _Work:
 
 
 def link_part(version: Version, name: str, folder: Path) -> Part:
-    """Make a piece's one Parquet part a part of another version: a hard link, or a copy where links are not possible.
+    """Make a piece's one part that is a table a part of another version: a hard link, or a copy where links are not possible.
 
     Args:
         version: of the piece.
@@ -190,7 +190,7 @@ def link_part(version: Version, name: str, folder: Path) -> Part:
     Returns:
         what is known of the new part.
     """
-    [part] = [part for part in version.parts if part.name.endswith(".parquet")]
+    [part] = [part for part in version.parts if not part.name.endswith(".jsonl")]
     source, target = version.folder / part.name, folder / name
     try:
         os.link(source, target)
