@@ -180,7 +180,7 @@ class _Work:
 
 
 def link_part(version: Version, name: str, folder: Path) -> Part:
-    """Make a piece's one part that is a table a part of another version: a hard link, or a copy where links are not possible.
+    """Make a piece's table a part of another version: by a hard link, or by a copy where links are not possible.
 
     Args:
         version: of the piece.
