@@ -76,6 +76,7 @@ class PlannedStep(Struct, frozen=True, gc=False):
         reason: one phrase.
         changes: in what it differs from the environment's version.
         is_selected: whether the selection asked for it; else another step needs it.
+        is_refreshed: whether it is computed although its version stands.
     """
 
     step: Step
@@ -84,6 +85,7 @@ class PlannedStep(Struct, frozen=True, gc=False):
     reason: str
     changes: tuple[Change, ...] = ()
     is_selected: bool = True
+    is_refreshed: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -241,9 +243,10 @@ def _needed(
         reason = deferred.get(step.id) or _reason(step, identity, known, changes, action)
         if not is_selected and action == "build":
             reason += f"; needed by {needed[step.id]}"
-        if full_refresh and identity.fingerprint in known.built and action == "build":
+        is_refreshed = full_refresh and identity.fingerprint in known.built and action == "build"
+        if is_refreshed:
             reason = "full refresh"
-        found[step.id] = PlannedStep(step, identity, action, reason, changes, is_selected)
+        found[step.id] = PlannedStep(step, identity, action, reason, changes, is_selected, is_refreshed)
         if action != "reuse":
             for parent in (*step.inputs, *(after for after in step.after if graph[after].kind != "test")):
                 needed.setdefault(parent, step.id)

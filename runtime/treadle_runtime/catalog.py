@@ -45,11 +45,12 @@ from treadle_runtime.viewsql import escape_glob, view_sql
 _Config = dict[str, str | bool | int | float | list[str]]
 _CONFIG: _Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
-
 Views = Mapping[str, Version | Query | Unread]
 _MANY = 100
-_THREADS = 2
 """Views that change at once: a new catalog costs 1 ms each, and the old one is worth keeping."""
+
+_THREADS = 2
+"""That create many views: half of the time goes to opening their files, and the engine's threads do not share it."""
 
 
 def write_catalog(
@@ -214,7 +215,7 @@ def _change(work: Path, old: Path, stamp: Stamp | None, views: Views, store: str
 def _create_views(
     database: duckdb.DuckDBPyConnection, versions: Mapping[str, Version | Unread], names: Sequence[str]
 ) -> None:
-    """Create views over versions, in a transaction of their own: half of the time goes to opening their files."""
+    """Create views over versions, in a transaction of their own."""
     with database.cursor() as con:
         con.execute("begin")
         for name in names:

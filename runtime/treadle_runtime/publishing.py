@@ -78,13 +78,12 @@ def publish(
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:
     """Return the text of each view and source in place that stands as it is planned."""
-    found = []
-    for step in plan.graph:
-        if step.is_inline and standing.get(step.id) == plan.identities[step.id].fingerprint:
-            sql = jobs().inline_sql(step)
-            if sql is not None:
-                found.append(Inlined(standing[step.id], step.id, step.kind, sql))
-    return found
+    shown = [s for s in plan.graph if s.is_inline and standing.get(s.id) == plan.identities[s.id].fingerprint]
+    if not shown:
+        return []
+    maker = jobs()
+    texts = ((step, maker.inline_sql(step)) for step in shown)
+    return [Inlined(standing[step.id], step.id, step.kind, sql) for step, sql in texts if sql is not None]
 
 
 def _done(plan: Plan, run: Run) -> set[str]:

@@ -165,7 +165,7 @@ class Runner:
         step, fingerprint = planned.step, planned.fingerprint
         try:
             with self._claimed(step, fingerprint):
-                version = None if planned.reason == "full refresh" else self.store.read(fingerprint)
+                version = None if planned.is_refreshed else self.store.read(fingerprint)
                 status: Status = "reused" if version else "built"
                 made, is_first = Made(), False
                 if version is None:
@@ -220,7 +220,7 @@ class Runner:
         with self.store.draft(planned.fingerprint, kind=step.kind) as draft:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
-            job = replace(job, window=self.windows.get(step.id), anew=planned.reason == "full refresh")
+            job = replace(job, window=self.windows.get(step.id), anew=planned.is_refreshed)
             self.maker.check_intact(job)
             with storage_errors(draft.folder):
                 made = self._call(job, run.run_id, planned, attempt)

@@ -147,7 +147,7 @@ class WorkerPool:
 
         Raises:
             TransientError: TR710, the worker died.
-        StepError: what the job raised.
+            StepError: what the job raised.
         """
         try:
             with self._borrowed() as worker, working(worker.kill):
