@@ -57,7 +57,7 @@ def connect(*, temp_directory: Path, threads: int = 1, memory_limit: str | None 
     """Open an in-memory database that depends on nothing outside.
 
     Times with a zone are in UTC whatever the machine says; extensions are never fetched; Python variables are
-    not tables. Takes about 15 ms: a worker may keep a connection and call `drop_views` between steps.
+    not tables. Takes about 15 ms: `session` keeps connections for many steps.
 
     Args:
         temp_directory: an existing folder. The engine spills into one of its own below it: two databases in
@@ -104,13 +104,6 @@ def create_view(con: Connection, name: str, version: Version) -> None:
     if len(files) != 1:
         raise ValueError(f"version {version.fingerprint} of a {version.kind} holds no table")
     con.register(name, map_arrow_file(version.folder / files[0]))
-
-
-def drop_views(con: Connection) -> None:
-    """Forget every view and registered table, so that the connection can serve another step."""
-    rows = con.execute("select database_name, schema_name, view_name from duckdb_views() where not internal")
-    for names in rows.fetchall():
-        con.execute(f"drop view if exists {'.'.join(quote_name(name) for name in names)}")
 
 
 def lock_down(con: Connection, allowed: Sequence[Path]) -> None:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-_STEP_COLUMNS = "run_id, step, fingerprint, status, seconds, message, attempts"
-
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -126,24 +124,6 @@ class RunState(StateFile):
         except FileNotFoundError:
             return frozenset()
         return frozenset(text.split())
-
-    def record_step(
-        self,
-        run_id: str,
-        step: str,
-        *,
-        status: str,
-        fingerprint: str | None = None,
-        seconds: float = 0.0,
-        message: str = "",
-        attempts: int = 1,
-    ) -> None:
-        """Record what became of a step in a run; a later record of the same step replaces the earlier one."""
-        with self.transaction() as con:
-            con.execute(
-                f"INSERT OR REPLACE INTO run_steps ({_STEP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run_id, step, fingerprint, status, seconds, message, attempts),
-            )
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run that this process began."""

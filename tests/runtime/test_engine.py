@@ -240,19 +240,6 @@ def test_parts_of_a_version_are_read_in_order(con: Connection, tmp_path: Path) -
     assert con.execute("from v").fetchall() == [(0,), (1,)]
 
 
-def test_a_connection_forgets_views_between_steps(con: Connection, tmp_path: Path) -> None:
-    version = version_of(con, tmp_path, "select 1 as x")
-    create_view(con, "v", version)
-    con.register("t", pa.table({"x": [1]}))
-    lock_down(con, [tmp_path])
-    engine.drop_views(con)
-    for name in ("v", "t"):
-        with pytest.raises(duckdb.CatalogException):
-            con.execute(f"from {name}")
-    create_view(con, "v", version)
-    assert con.execute("from v").fetchall() == [(1,)]
-
-
 # what a query may reach
 
 

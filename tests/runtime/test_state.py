@@ -15,6 +15,7 @@ from treadle.errors import StoreError
 from treadle_runtime.mapstate import Candidate
 from treadle_runtime.schema import MIGRATIONS, SCHEMA
 from treadle_runtime.state import SourcePart, State
+from treadle_runtime.versionstate import Result
 
 N = len(MIGRATIONS)
 MOUNTS = (
@@ -237,7 +238,7 @@ def test_threads_share_one_state(tmp_path: Path) -> None:
 
         def work(name: int) -> None:
             for i in range(20):
-                state.record_step(run, f"{name}.{i}", status="built")
+                state.record_results(run, [Result(f"{name}.{i}", "feature", "built", "f")])
                 state.publish("dev", run, {f"{name}.{i}": "f"})
 
         threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
@@ -255,8 +256,8 @@ def test_run_keeps_its_steps_in_order(tmp_path: Path) -> None:
     with open_state(tmp_path, clock=lambda: now) as state:
         run = state.start_run("dev", "build", as_of="2013-12-31")
         assert re.fullmatch(r"20261123T211649-[0-9a-f]{4}", run)
-        state.record_step(run, "b", status="built", fingerprint="f", seconds=1.5)
-        state.record_step(run, "a", status="failed", message="boom")
+        state.record_results(run, [Result("b", "feature", "built", "f", 1.5)])
+        state.record_results(run, [Result("a", "feature", "failed", "g", message="boom")])
         now += timedelta(seconds=3)
         state.finish_run(run, "failed")
         found = state.run(run)
@@ -270,7 +271,7 @@ def test_run_keeps_its_steps_in_order(tmp_path: Path) -> None:
         assert found.finished_at == "2026-11-23T21:16:52.000000+00:00"
         assert [(step.step, step.status, step.fingerprint, step.message) for step in found.steps] == [
             ("b", "built", "f", ""),
-            ("a", "failed", None, "boom"),
+            ("a", "failed", "g", "boom"),
         ]
         assert state.run("other") is None
         assert list((tmp_path / ".treadle" / "runs").iterdir()) == []
