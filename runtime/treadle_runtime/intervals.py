@@ -110,7 +110,8 @@ class Input:
     Attributes:
         name: as SQL names it.
         fingerprint: of its version.
-        rule: component -> value: how it is computed, for a view and for a source that is read in place.
+        rule: component -> value: how it is computed, for a view and for a source that is read in place; by which
+            column its rows have their times.
         columns: those that the feature sees.
         parts: (digest, times) of each; None for a table without a time, which every interval reads whole, and for a
             view, whose tables are inputs themselves.

@@ -102,7 +102,7 @@ def survey(con: Connection, relation: Relation, scratch: Path) -> TimedTable:
     made = Input(
         name=relation.name,
         fingerprint=origin.fingerprint,
-        rule=rule_of(origin.components) if origin.observed is not None else {},
+        rule={**(rule_of(origin.components) if origin.observed is not None else {}), "event_time": column},
         columns=tuple(Column(*each) for each in columns),
         parts=tuple(parts),
     )

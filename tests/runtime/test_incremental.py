@@ -153,6 +153,20 @@ def test_changed_code_computes_all_and_a_comment_nothing(project: ProjectFolder)
     assert computed(project.build()) == (4, 4)
 
 
+def test_other_time_of_what_is_read_computes_all_as_a_rebuild_does(project: ProjectFolder) -> None:
+    # One file, of the same two days by either time: only its rows lie elsewhere.
+    for day in range(1, 5):
+        (project.root / f"data/orders-{day:02}.csv").unlink()
+    lines = ["user,ts,seen,amount", "a,2024-01-01 10:00,2024-01-02 09:00,1", "b,2024-01-02 10:00,2024-01-01 09:00,2"]
+    project.write("data/orders-01.csv", "\n".join(lines) + "\n")
+    project.write("features/daily.sql", feature("user, ts, amount from {{ ref('orders') }}", "lookback='1d'"))
+    assert version(project.build()).rows == 2
+    project.edit("features/orders.yml", "event_time: ts", "event_time: seen")
+    after = version(project.build())
+    assert digests(after) == digests(version(rebuild(project)))
+    assert after.rows == 1
+
+
 def test_history_that_comes_back_is_not_computed_again(project: ProjectFolder) -> None:
     project.build()
     project.write("data/orders-02.csv", some_day(2, seed=7))
