@@ -47,6 +47,7 @@ def hold_lock(path: Path, *, owner: str = "treadle", on_wait: Callable[[str], No
             descriptor = _lock(path)
     try:
         with suppress(OSError):
+            os.ftruncate(descriptor, 0)  # a holder that was killed may have said more
             os.pwrite(descriptor, f"pid {os.getpid()}, {owner}\n".encode(), 0)
         yield
     finally:

@@ -51,11 +51,11 @@ def publish(
         jobs: returns what knows what views and sources in place stand for.
         on_wait: called with who writes the catalog, before this process waits for that.
     """
-    store.settle()
     environment, graph = plan.graph.environment, plan.graph
     current = state.environment(environment)
     done = _done(plan, run)
     built = store.fingerprints()
+    store.settle()
     mapping = {
         step_id: plan.identities[step_id].fingerprint
         for step_id in done

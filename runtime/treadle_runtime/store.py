@@ -20,7 +20,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -257,7 +257,7 @@ class Store:
         """Remove what the loss of power left half written; return the fingerprints.
 
         Raises:
-            StoreError: TR801 a newer Treadle wrote what stands there, TR802, TR805.
+            StoreError: TR802, TR805.
         """
         removed = []
         for run_id in unsynced.find_cut_off(self.root):
@@ -265,12 +265,17 @@ class Store:
                 since = unsynced.find_cut_off(self.root).get(run_id)
                 if since is None:  # another command did it meanwhile
                     continue
-                new = [fp for fp in self.fingerprints() if self.folder_of(fp).stat().st_ctime > since - _CLOCK_S]
-                broken = [fingerprint for fingerprint in new if self.find_damage(fingerprint)]
+                broken = [fp for fp in self.fingerprints() if self._is_broken(fp, since - _CLOCK_S)]
                 self.remove(broken)
                 removed += broken
                 unsynced.forget(self.root, run_id)
         return removed
+
+    def _is_broken(self, fingerprint: str, since: float) -> bool:
+        """Return whether a version was published since then and is not whole; False for one that cannot be told."""
+        with suppress(FileNotFoundError, StoreError):  # removed meanwhile; written by a newer Treadle
+            return self.folder_of(fingerprint).stat().st_ctime > since and bool(self.find_damage(fingerprint))
+        return False
 
     @contextmanager
     def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:

@@ -71,10 +71,12 @@ def settle(root: Path, *, run_id: str = "") -> None:
     notes = disk.names_in(folder)
     if not notes:
         return
-    # Looked at before the wait: what a run publishes that ends after it is not waited for.
-    over = [name for name in notes if name == run_id or not is_held(root / "runs" / f"{name}.lock")]
+    # Looked at before the wait: what a run publishes that ends after it is not waited for. A note of another boot is
+    # for `Store.recover`: no wait brings back what is lost.
+    cut_off = find_cut_off(root)
+    over = [name for name in notes if name == run_id or not (name in cut_off or _is_in_work(root, name))]
     with storage_errors(folder):
-        disk.sync_file_system(folder)
+        disk.sync_file_system(root / "store")
         for name in over:
             (folder / name).unlink(missing_ok=True)
 
@@ -86,6 +88,8 @@ def find_cut_off(root: Path) -> dict[str, float]:
     found = {}
     for name in disk.names_in(folder):
         boot = boot or _read_boot()
+        if _is_in_work(root, name):  # it may be writing its note at this moment
+            continue
         try:
             if (folder / name).read_text() != boot:
                 found[name] = (folder / name).stat().st_mtime
@@ -101,6 +105,10 @@ def forget(root: Path, run_id: str) -> None:
 
 def _folder(root: Path) -> Path:
     return root / "unsynced"
+
+
+def _is_in_work(root: Path, run_id: str) -> bool:
+    return is_held(root / "runs" / f"{run_id}.lock")
 
 
 def _read_boot() -> str:

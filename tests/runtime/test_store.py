@@ -312,6 +312,14 @@ def test_processes_exclude_each_other_though_the_lock_file_comes_and_goes(store:
     assert counter.read_text() == "180"
 
 
+def test_a_claim_tells_nothing_of_a_holder_that_was_killed(store: Store) -> None:
+    file = store.root / "claims" / f"{FP}.lock"
+    file.parent.mkdir(parents=True)
+    file.write_text("pid 12345, treadle build --select a_long_name+ of a process that was killed\n")
+    with store.claim(FP):
+        assert file.read_text() == f"pid {os.getpid()}, treadle\n"
+
+
 def test_a_program_started_under_a_claim_does_not_inherit_it(store: Store) -> None:
     with store.claim(FP):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)

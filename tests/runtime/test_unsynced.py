@@ -84,6 +84,19 @@ def test_what_the_loss_of_power_left_half_written_is_built_again(make_project: M
     assert not file.exists()
 
 
+def test_version_of_a_newer_treadle_keeps_nothing_from_being_looked_at(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    newer = project.root / ".treadle/store" / ("0" * 64)
+    newer.mkdir()
+    (newer / "meta.json").write_text('{"format": 99}')
+    lose(part_of(project, "spend"))
+    file = note(project, "the boot before")
+    assert project.build().of("built") == {"spend"}
+    assert newer.exists()
+    assert not file.exists()
+
+
 def test_what_stood_before_the_run_is_not_looked_at(make_project: MakeProject) -> None:
     project = make_project("features")
     project.build()
