@@ -76,12 +76,11 @@ def make_empty(folder: Path) -> None:
 def rename_folder(folder: Path, target: Path) -> bool:
     """Rename a folder in one step; return False when `target` stands already."""
     try:
-        os.rename(folder, target)
-    except FileNotFoundError:
-        if target.parent.exists():
-            raise
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return rename_folder(folder, target)
+        try:
+            os.rename(folder, target)
+        except FileNotFoundError:  # the first of all, or one of several at once
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(folder, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False

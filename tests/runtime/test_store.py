@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -310,6 +311,22 @@ def test_processes_exclude_each_other_though_the_lock_file_comes_and_goes(store:
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert counter.read_text() == "180"
+
+
+def test_first_versions_of_a_project_are_published_at_once(tmp_path: Path) -> None:
+    """The store's folder stands only from the first version on: each of several threads may be the one that makes it."""
+    for n in range(30):
+        store = Store(tmp_path / str(n), durable=False)
+        start = threading.Barrier(4, timeout=60)
+
+        def publish(n: int, store: Store = store, start: threading.Barrier = start) -> Version:
+            with store.draft(f"{n:064x}", kind="feature") as draft:
+                start.wait()
+                return draft.publish([], {})
+
+        with ThreadPoolExecutor(4) as pool:
+            versions = list(pool.map(publish, range(4)))
+        assert [store.read(f"{n:064x}") for n in range(4)] == versions
 
 
 def test_a_claim_tells_nothing_of_a_holder_that_was_killed(store: Store) -> None:
