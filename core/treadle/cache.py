@@ -121,6 +121,7 @@ class Compiled:
     counts: Mapping[str, int]
     name: str
     _graph: Callable[[], Graph]
+    _sources: Callable[[], tuple[Step, ...]]
     _warnings: Callable[[], tuple[Problem, ...]]
     _files: Callable[[], Mapping[str, tuple[Stamp, str]]]
 
@@ -128,6 +129,11 @@ class Compiled:
     def graph(self) -> Graph:
         """The graph."""
         return self._graph()
+
+    @cached_property
+    def sources(self) -> tuple[Step, ...]:
+        """The graph's sources, without reading all of it."""
+        return self._sources()
 
     @cached_property
     def warnings(self) -> tuple[Problem, ...]:
@@ -180,7 +186,13 @@ class _Cache:
         body = self.old = _Body(self.folder / head.body)
         self.read_environ |= head.read_environ.keys()
         if found.signature == head.signature and not head.racy:
-            return _to_compiled(head, lambda: body.to_graph(head), lambda: body.warnings, lambda: body.rest.files)
+            return Compiled(
+                *(head.environment, head.allow_paths, head.counts, head.name),
+                lambda: body.to_graph(head),
+                lambda: body.sources,
+                lambda: body.warnings,
+                lambda: body.rest.files,
+            )
         changed = self._find_changed(found, head, body.rest)
         if changed is None:
             return None
@@ -319,11 +331,18 @@ class _Cache:
         )
         with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
             self._write(head, graph, rest)
-        return _to_compiled(head, lambda: graph, lambda: graph.warnings, lambda: rest.files)
+        return Compiled(
+            *(head.environment, head.allow_paths, head.counts, head.name),
+            lambda: graph,
+            lambda: _sources_of(graph),
+            lambda: graph.warnings,
+            lambda: rest.files,
+        )
 
     def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
         encode = msgspec.msgpack.encode
-        parts = (list(graph.steps.values()), list(graph.own_texts.values()), graph.warnings, rest)
+        steps, own_texts = list(graph.steps.values()), list(graph.own_texts.values())
+        parts = (steps, own_texts, _sources_of(graph), graph.warnings, rest)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / head.body).write_bytes(encode([msgspec.Raw(encode(part)) for part in parts]))
         for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
@@ -335,17 +354,20 @@ class _Cache:
 
 
 class _Body:
-    """The file beside a head: steps, their own texts, warnings, and the rest; each is decoded when it is used."""
+    """The file beside a head: steps, their own texts, sources, warnings, the rest; each is decoded when it is used."""
 
     def __init__(self, file: Path) -> None:
-        parts = msgspec.msgpack.decode(
-            file.read_bytes(), type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
+        self._steps, self._own_texts, self._sources, self._warnings, self._rest = msgspec.msgpack.decode(
+            file.read_bytes(), type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
         )
-        self._steps, self._own_texts, self._warnings, self._rest = parts
 
     @cached_property
     def rest(self) -> _Rest:
         return msgspec.msgpack.decode(self._rest, type=_Rest)
+
+    @cached_property
+    def sources(self) -> tuple[Step, ...]:
+        return msgspec.msgpack.decode(self._sources, type=tuple[Step, ...])
 
     @cached_property
     def warnings(self) -> tuple[Problem, ...]:
@@ -359,13 +381,8 @@ class _Body:
         return Graph(head.project, head.environment, dict(zip(ids, steps, strict=True)), self.warnings, own_texts)
 
 
-def _to_compiled(
-    head: _Head,
-    graph: Callable[[], Graph],
-    warnings: Callable[[], tuple[Problem, ...]],
-    files: Callable[[], Mapping[str, tuple[Stamp, str]]],
-) -> Compiled:
-    return Compiled(head.environment, head.allow_paths, head.counts, head.name, graph, warnings, files)
+def _sources_of(graph: Graph) -> tuple[Step, ...]:
+    return tuple(step for step in graph if step.kind == "source")
 
 
 def _treadle() -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from treadle.errors import Problem, UsageError
-from treadle.fingerprint import Identity, definition
+from treadle.fingerprint import Identity, definition, installed_version
 from treadle.step import Graph, Step
 
 MANIFEST_VERSION = 2
@@ -92,7 +91,7 @@ def to_manifest(graph: Graph, identities: Mapping[str, Identity]) -> dict[str, A
     """
     return {
         "manifest_version": MANIFEST_VERSION,
-        "treadle_version": version("treadle"),
+        "treadle_version": installed_version("treadle"),
         "project": graph.project,
         "environment": graph.environment,
         "steps": {step.id: _step(step, identities.get(step.id)) for step in graph},

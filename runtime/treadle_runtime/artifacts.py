@@ -21,13 +21,13 @@ def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> P
     Args:
         root: the project's folder.
         name: of the document.
-        value: what stands in it.
+        value: what stands in it; `msgspec.Raw` where it is encoded already.
         made_of: a name of what it was made of, for `is_written`.
     """
     path = root / "target" / name
     new = path.with_name(f".{name}.new")  # always the same name, so that what a killed process leaves is replaced
     with hold_lock(path.with_name(f".{name}.lock")), storage_errors(path):
-        new.write_bytes(_encode(value) + b"\n")
+        new.write_bytes(_to_document(value) + b"\n")
         mark = _to_mark(new, made_of)
         new.replace(path)
     if made_of:
@@ -53,12 +53,17 @@ def _to_mark(path: Path, made_of: str) -> str:
     return f"{made_of} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 
-def _encode(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
+    """Return a value as JSON on one line; NaN and infinities, which JSON lacks, as text."""
     try:
         text = _dump(value)
     except ValueError:
         text = _dump(to_json(value))
-    return msgspec.json.format(text.encode("utf-8", "surrogateescape"), indent=1)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _to_document(value: Any) -> bytes:
+    return msgspec.json.format(bytes(value) if isinstance(value, msgspec.Raw) else encode(value), indent=1)
 
 
 def _dump(value: Any) -> str:

@@ -119,6 +119,12 @@ class MapState(StateFile):
         rows = self.read("SELECT step, fingerprint FROM environments WHERE env = ? ORDER BY step", (env,))
         return {row["step"]: row["fingerprint"] for row in rows}
 
+    def revision(self, env: str) -> list[list[object]]:
+        """Return what is another value whenever an environment's map or aliases have changed."""
+        last = "SELECT id, at FROM publications WHERE env = ? ORDER BY id DESC LIMIT 1"
+        aliases = "SELECT pipeline, alias, number FROM aliases WHERE env = ? ORDER BY pipeline, alias"
+        return [list(row) for query in (last, aliases) for row in self.read(query, (env,))]
+
     def entries(self, env: str) -> list[MapEntry]:
         """Return an environment's map with what is known of each version, by step id."""
         query = """

@@ -198,6 +198,10 @@ class Store:
         """Return which of the fingerprints have a version; one listing of the store, no file is opened."""
         return frozenset(fingerprints).intersection(disk.names_in(self._versions))
 
+    def digest(self) -> str:
+        """Return a digest of which versions stand, hex: another one whenever one was published or removed."""
+        return hashlib.sha256("\n".join(disk.names_in(self._versions)).encode()).hexdigest()
+
     def verify(self, version: Version) -> list[Problem]:
         """Return what of a version's parts is no longer as it was written; reads all of them."""
         problems = []

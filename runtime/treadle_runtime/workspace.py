@@ -57,12 +57,14 @@ class Outcome:
         run: its steps and how they ended.
         candidates: pipeline -> number of the version that is its candidate now; empty when nothing was published.
         published: whether the environment's map was written.
+        is_idle: whether nothing was computed, and all that stands and is shown has passed.
         backfilled: ids of the features of which only some intervals were asked for.
     """
 
     run: Run
     candidates: Mapping[str, int]
     published: bool
+    is_idle: bool = False
     backfilled: tuple[str, ...] = ()
 
 
@@ -192,7 +194,7 @@ class Workspace:
     @cached_property
     def observed(self) -> dict[str, Observed]:
         """Every source as it is now."""
-        steps = [step for step in self.graph if step.kind == "source"]
+        steps = self.compiled.sources
         return sources.observe_all(
             [{"name": step.name, **step.config, **step.settings} for step in steps],
             self.root,
@@ -378,10 +380,9 @@ class Workspace:
         self.store.sweep()
         if options is None:
             options = {"select": selectors, "exclude": exclude, "tests": tests, "full_refresh": full_refresh}
-            options |= {"threads": threads, "defer": defer, "state": state, "vars": dict(self._variables or {})}
+            options |= {"threads": threads, "defer": defer, "state": state}
             options["window"] = None if window is None else (window.start, window.end)
-        with storage_errors(self.folder):
-            run_id = self.state.start_run(environment, self.command, as_of=self.as_of, options=options)
+        run_id = self._start_run(options)
         status: RunStatus = "interrupted"
         try:
             make = partial(
@@ -406,7 +407,26 @@ class Workspace:
         if published is None:
             return Outcome(run, {}, published=False, backfilled=tuple(windows))
         emit(Published(environment, published.candidates, published.warnings))
-        return Outcome(run, published.candidates, published=True)
+        has_passed = all(result.has_passed for result in run.results.values())
+        is_idle = not plan.n("build") and has_passed and not published.warnings
+        return Outcome(run, published.candidates, published=True, is_idle=is_idle)
+
+    def note_idle_build(self, *, threads: int) -> str:
+        """Note a build of the whole project for which everything stands, as it is known to; return the run's id."""
+        self.store.sweep()
+        options = {"select": (), "exclude": (), "tests": "with", "full_refresh": False}
+        run_id = self._start_run({**options, "threads": threads, "defer": None, "state": None, "window": None})
+        self.state.finish_run(run_id, "passed")
+        return run_id
+
+    def _start_run(self, options: Mapping[str, Any]) -> str:
+        with storage_errors(self.folder):
+            return self.state.start_run(
+                self.environment,
+                self.command,
+                as_of=self.as_of,
+                options={"vars": dict(self._variables or {}), **options},
+            )
 
     def _run(
         self, plan: Plan, run_id: str, store: Store, emit: Emit, threads: int, windows: Mapping[str, Window]

@@ -21,6 +21,7 @@ from treadle_runtime.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from treadle_runtime.commands.idle import IdleBuilds
     from treadle_runtime.workspace import Tests, Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,13 +104,19 @@ def _build(
     start: int | None = None,
     end: int | None = None,
 ) -> int:
+    from treadle_runtime.commands.idle import IdleBuilds
     from treadle_runtime.intervals import Window
 
     interruption().is_kept = True
+    is_whole = tests == "with" and not (select or exclude or full_refresh or defer or start or end)
     with open_project(folder, environment, variables, as_of) as workspace:
+        idle = IdleBuilds(workspace) if is_whole else None
+        if idle is not None and idle.tell(threads=threads, as_json=as_json):
+            return 0
         return build_and_tell(
             workspace,
             as_json=as_json,
+            idle=idle,
             selectors=select,
             exclude=exclude,
             tests=tests,
@@ -121,28 +128,31 @@ def _build(
         )
 
 
-def build_and_tell(workspace: Workspace, *, as_json: bool, **arguments: Any) -> int:
+def build_and_tell(workspace: Workspace, *, as_json: bool, idle: IdleBuilds | None = None, **arguments: Any) -> int:
     """Build, tell it as it goes and what came of it, and return the exit code.
 
     Args:
+        idle: where a build of the whole project is kept that found nothing to do.
         arguments: of `Workspace.build`.
     """
     from treadle_runtime.commands.console import Reporter, print_json, print_problem
-    from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
+    from treadle_runtime.commands.summary import exit_code, print_failures, to_results, to_summary
 
     reporter = Reporter(as_json=as_json)
-    for warning in workspace.graph.warnings:
+    for warning in workspace.compiled.warnings:
         print_problem(warning, severity="warning")
     try:
         outcome = workspace.build(**arguments, emit=reporter)
     finally:
         reporter.close()
-    results = to_results(workspace, outcome, reporter)
+    results, summary = to_results(workspace, outcome, reporter), to_summary(workspace, outcome)
     if as_json:
         print_json(results)
     else:
-        print_summary(workspace, outcome, reporter)
+        summary.print(results["seconds"])
         print_failures(outcome)
+    if idle is not None and outcome.is_idle:
+        idle.keep(summary, results)
     return exit_code(outcome)
 
 

@@ -18,6 +18,7 @@ from treadle_runtime.commands.options import (
 
 if TYPE_CHECKING:
     from treadle.plan import PlannedStep
+    from treadle_runtime.workspace import Workspace
 
 
 @click.command("plan")
@@ -48,9 +49,17 @@ def plan(
       treadle plan --select carrier_history --defer production
       treadle plan --select state:modified+ --state production
     """
+    from treadle_runtime.answers import Answers
     from treadle_runtime.commands.console import print_json, print_problem, to_lines
 
+    is_brief = not (select or exclude or defer or show_all or as_json)
     with open_project(folder, environment, variables, as_of) as workspace:
+        for warning in workspace.compiled.warnings if not as_json else ():
+            print_problem(warning, severity="warning")
+        answers = Answers(workspace, "plan", int)
+        if is_brief and (n_reuse := answers.find()) is not None:
+            _tell(workspace, 0, n_reuse)
+            return
         found = workspace.plan(select, exclude, defer=defer, state=state)
         if as_json:
             print_json(
@@ -67,8 +76,6 @@ def plan(
                 ]
             )
             return
-        for warning in found.graph.warnings:
-            print_problem(warning, severity="warning")
 
         def is_news(planned: PlannedStep) -> bool:
             return planned.action == "build" or planned.step.id in found.deferred
@@ -76,9 +83,14 @@ def plan(
         shown = [planned for planned in found if show_all or is_news(planned)]
         for line in to_lines([(p.action, p.step.kind, p.step.id.removeprefix("test:"), _reason(p)) for p in shown]):
             click.echo(line)
-        n_build, n_reuse = found.n("build"), found.n("reuse")
-        click.echo(f"{n_build} to build, {n_reuse} to reuse in {workspace.environment}")
-        click.echo("next: treadle build" if n_build else "nothing to do")
+        _tell(workspace, found.n("build"), found.n("reuse"))
+        if is_brief and not shown:
+            answers.keep(found.n("reuse"))
+
+
+def _tell(workspace: Workspace, n_build: int, n_reuse: int) -> None:
+    click.echo(f"{n_build} to build, {n_reuse} to reuse in {workspace.environment}")
+    click.echo("next: treadle build" if n_build else "nothing to do")
 
 
 def _reason(planned: PlannedStep) -> str:

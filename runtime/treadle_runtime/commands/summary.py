@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
@@ -20,25 +21,44 @@ RESULTS_VERSION = 2
 _BASELINES = ("constant", "best_single", "linear")
 
 
+class Summary(Struct, frozen=True):
+    """The lines at the end of a run.
+
+    Attributes:
+        before: what models came to.
+        counts: of steps and tests; the time is told behind them.
+        ending: of that line, if there is more to say.
+        after: the rest.
+    """
+
+    before: tuple[str, ...]
+    counts: str
+    ending: str
+    after: tuple[str, ...]
+
+    def print(self, duration_s: float) -> None:
+        """Print the lines on stdout."""
+        for line in (*self.before, f"{self.counts} in {seconds(duration_s)}{self.ending}", *self.after):
+            click.echo(line)
+
+
 def exit_code(outcome: Outcome) -> int:
     """Return 0 when all passed, 1 when a step, a test or a gate did not."""
     return int(outcome.run.has_failed() or outcome.run.is_rejected())
 
 
-def print_summary(workspace: Workspace, outcome: Outcome, reporter: Reporter) -> None:
-    """Print what the run came to, on stdout."""
+def to_summary(workspace: Workspace, outcome: Outcome) -> Summary:
+    """Return what the run came to."""
     run = outcome.run
-    for pipeline in _pipelines(run):
-        _print_pipeline(workspace, run, pipeline)
+    before = [line for pipeline in _pipelines(run) for line in _tell_pipeline(workspace, run, pipeline)]
     if deferred := [result for step_id, result in run.results.items() if step_id in run.plan.deferred]:
-        click.echo(f"{deferred[0].planned.reason}: {to_names(result.planned.step.id for result in deferred)}")
-    click.echo(_counts(run, reporter))
-    for line in _backfilled(outcome):
-        click.echo(line)
+        before.append(f"{deferred[0].planned.reason}: {to_names(result.planned.step.id for result in deferred)}")
+    after = _backfilled(outcome)
     for pipeline, version in outcome.candidates.items():
-        click.echo(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
+        after.append(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
     if outcome.published:
-        click.echo(f"next: {_next(workspace, outcome)}")
+        after.append(f"next: {_next(workspace, outcome)}")
+    return Summary(tuple(before), _count(run), _tell_unpublished(run), tuple(after))
 
 
 def print_failures(outcome: Outcome) -> None:
@@ -100,7 +120,7 @@ def _stored(result: StepResult | None, workspace: Workspace) -> Version | None:
     return result.version or workspace.store.read(result.planned.fingerprint)
 
 
-def _counts(run: Run, reporter: Reporter) -> str:
+def _count(run: Run) -> str:
     from treadle_runtime.runresult import is_failure
 
     steps = [r for r in run.results.values() if r.planned.step.kind != "test"]
@@ -119,12 +139,15 @@ def _counts(run: Run, reporter: Reporter) -> str:
         parts += [
             f"{n} {word}" for n, word in ((n_failed, "failed"), (n_warned, "warned"), (n_skipped, "not run")) if n
         ]
-    text = f"{', '.join(parts)} in {seconds(reporter.outcome.seconds if reporter.outcome else 0.0)}"
+    return ", ".join(parts)
+
+
+def _tell_unpublished(run: Run) -> str:
     if run.has_failed():
-        return f"{text}; nothing was published\nnext: correct it and run the same command: what is built is kept"
+        return "; nothing was published\nnext: correct it and run the same command: what is built is kept"
     if run.is_rejected():
-        return f"{text}; the gates did not hold, so the candidate stays what it was"
-    return text
+        return "; the gates did not hold, so the candidate stays what it was"
+    return ""
 
 
 def _backfilled(outcome: Outcome) -> list[str]:
@@ -145,19 +168,21 @@ def _pipelines(run: Run) -> list[str]:
     return [r.planned.step.pipeline for r in run.results.values() if r.planned.step.kind == "validate"]
 
 
-def _print_pipeline(workspace: Workspace, run: Run, pipeline: str) -> None:
-    """Print a pipeline's test metrics beside the baselines."""
+def _tell_pipeline(workspace: Workspace, run: Run, pipeline: str) -> list[str]:
+    """Return a pipeline's test metrics beside the baselines, a line each."""
     graph, verdict = run.plan.graph, _stored(run.results[f"{pipeline}.validate"], workspace)
     baseline = _stored(run.results.get(f"{pipeline}.baseline"), workspace)
     if verdict is None or baseline is None:
-        return
+        return []
     info: Any = verdict.info
     free: Any = baseline.info["baselines"]
+    lines = []
     for name, found in in_order(info["test"], graph, pipeline).items():
         others = [
             f"{_name(kind, free[kind])} {number(free[kind]['test'].get(name))}" for kind in _BASELINES if kind in free
         ]
-        click.echo(f"{pipeline}: {info['chosen']}: {name} {interval(found)}   {', '.join(others)}")
+        lines.append(f"{pipeline}: {info['chosen']}: {name} {interval(found)}   {', '.join(others)}")
+    return lines
 
 
 def _name(kind: str, baseline: dict[str, Any]) -> str:
