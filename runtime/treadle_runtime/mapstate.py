@@ -133,7 +133,10 @@ class MapState(StateFile):
             FROM environments AS e
             LEFT JOIN versions AS v USING (fingerprint) LEFT JOIN inlined AS i USING (fingerprint)
             WHERE e.env = ? ORDER BY e.step"""
-        return [MapEntry(**{**dict(row), "is_inline": bool(row["is_inline"])}) for row in self.read(query, (env,))]
+        return [
+            MapEntry(step, fingerprint, kind, rows, created_at, sql, bool(is_inline))
+            for step, fingerprint, kind, rows, created_at, sql, is_inline in self.read(query, (env,))
+        ]
 
     def publish(
         self,

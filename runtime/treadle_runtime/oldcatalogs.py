@@ -48,8 +48,13 @@ def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
         try:
             yield
         finally:
-            if not (_is_open_here(kept) or _is_locked(kept)):
+            if not is_open(kept):
                 _forget(kept)
+
+
+def is_open(path: Path) -> bool:
+    """Return whether a program has a catalog open, this one included; False where there is no such file."""
+    return _is_open_here(path) or _is_locked(path)
 
 
 def shown_fingerprints(root: Path, *, closed: frozenset[Path] = frozenset()) -> frozenset[str]:
@@ -95,7 +100,7 @@ def _locked(root: Path) -> Generator[None]:
 def _closed(root: Path) -> frozenset[Path]:
     kept = _kept(root)
     inodes = _open_inodes() if kept else frozenset()
-    return frozenset(path for path in kept if not (_is_open_here(path) or _inode(path) in inodes or _is_locked(path)))
+    return frozenset(path for path in kept if not (_inode(path) in inodes or is_open(path)))
 
 
 def _kept(root: Path) -> list[Path]:

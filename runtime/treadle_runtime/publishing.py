@@ -73,7 +73,9 @@ def publish(
     )
     candidates = {each.pipeline: each.number for each in published.registered if each.passed}
     known = {result.version.fingerprint: result.version for result in run.results.values() if result.version}
-    return PublishedRun(candidates, write_views(state, store, environment, known=known, on_wait=on_wait))
+    has_changed = bool(published.changes)
+    warnings = write_views(state, store, environment, has_changed=has_changed, known=known, on_wait=on_wait)
+    return PublishedRun(candidates, warnings)
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ def is_current(path: Path, store_root: Path, views: Mapping[str, str], queries: 
 def write_stamp(path: Path, stamp: Stamp) -> None:
     """Write what the catalog at `path` holds, in one step."""
     new = stamp_path(path).with_suffix(".new")
-    new.write_text(json.dumps(asdict(stamp), sort_keys=True, separators=(",", ":")), encoding="utf-8")
+    new.write_text(json.dumps(vars(stamp), sort_keys=True, separators=(",", ":")), encoding="utf-8")
     os.replace(new, stamp_path(path))
 
 

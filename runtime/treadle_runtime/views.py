@@ -35,6 +35,7 @@ def write_views(
     *,
     like: str | None = None,
     anew: bool = False,
+    has_changed: bool = False,
     known: Mapping[str, Version] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
@@ -46,6 +47,7 @@ def write_views(
         env: the environment.
         like: another environment, whose catalog is copied if it shows the same.
         anew: make it from nothing, whatever stands.
+        has_changed: whether the map is known to have changed since the catalog was written.
         known: fingerprint -> version, of those that need not be opened again.
         on_wait: called with who writes it, before this process waits for that.
 
@@ -57,11 +59,12 @@ def write_views(
         return _find(state, store, env, told, known or {})
 
     path = catalog_path(store, env)
-    views = find_views({})
-    queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
-    wanted = {name: view.fingerprint for name, view in views.items()}
-    if not anew and is_current(path, store.root / "store", wanted, queries):
-        return ()
+    if not (anew or has_changed):
+        views = find_views({})
+        queries = {view.fingerprint: view.sql for view in views.values() if isinstance(view, Query)}
+        wanted = {name: view.fingerprint for name, view in views.items()}
+        if is_current(path, store.root / "store", wanted, queries):
+            return ()
     from treadle_runtime.catalog import write_catalog
 
     other = catalog_path(store, like) if like else None
