@@ -25,10 +25,15 @@ from treadle_runtime.store import Part, Store, Version
 
 Claim = Callable[[str], AbstractContextManager[None]]
 Submit = Callable[[Callable[[], None]], Any]
+Check = Callable[[Version, Sequence[Part]], None]
 
 
 def _never() -> bool:
     return False
+
+
+def _take_as_whole(version: Version, parts: Sequence[Part]) -> None:
+    """Compare nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Pieces:
         submit: hands work to another thread, which may never come to it; None: nobody helps.
         n_helpers: how many threads may help.
         is_stopped: whether the run was interrupted, so that no further piece is begun.
+        check: raises where parts of a version that a piece is about to read are no longer as they were written.
         is_doubted: whether the pieces that the store holds are compared with their digests, and damaged ones replaced.
     """
 
@@ -66,9 +72,10 @@ class Pieces:
         submit: Submit | None = None,
         n_helpers: int = 0,
         is_stopped: Callable[[], bool] = _never,
+        check: Check = _take_as_whole,
         is_doubted: bool = False,
     ) -> None:
-        self.store = store
+        self.store, self.check = store, check
         self._claim: Claim = claim or store.claim
         self._hold = hold
         self._submit, self._n_helpers, self._is_stopped = submit, n_helpers, is_stopped

@@ -221,7 +221,7 @@ class Runner:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
             job = replace(job, window=self.windows.get(step.id), anew=planned.is_refreshed)
-            self.maker.check_intact(job)
+            self.maker.intact.check_inputs(job)
             with storage_errors(draft.folder):
                 made = self._call(job, run.run_id, planned, attempt)
             self.maker.check_unchanged(job)
@@ -240,7 +240,7 @@ class Runner:
             made = replace(made, notes=(*made.notes, *tell_refresh(step, version, draft)))
         self.maker.note(version)
         if not made.linked:  # whose digests were made when the pieces were
-            self.maker.intact.add(version.fingerprint)
+            self.maker.intact.add(version)
         return version, made, draft.dropped is None
 
     def _call(self, job: Job, run_id: str, planned: PlannedStep, attempt: Attempt) -> Made:
@@ -260,6 +260,7 @@ class Runner:
             submit=self._pool.submit if self._pool is not None else None,
             n_helpers=self.threads - 1,
             is_stopped=self._attempts.stopped.is_set,
+            check=partial(self.maker.intact.check, reader=planned.step),
             # What was built before and is gone may have been taken away because it was damaged.
             is_doubted=self.state.version(planned.fingerprint) is not None,
         )

@@ -198,10 +198,10 @@ class Store:
         """Return which of the fingerprints have a version; one listing of the store, no file is opened."""
         return frozenset(fingerprints).intersection(disk.names_in(self._versions))
 
-    def verify(self, version: Version) -> list[Problem]:
-        """Return what of a version's parts is no longer as it was written; reads all of them."""
+    def verify(self, version: Version, parts: Iterable[Part] | None = None) -> list[Problem]:
+        """Return what of a version's parts is no longer as it was written; reads all of them, or those given."""
         problems = []
-        for part in version.parts:
+        for part in version.parts if parts is None else parts:
             try:
                 found = _digest(version.folder / part.name)
             except OSError as error:

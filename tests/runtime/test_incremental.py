@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from treadle.errors import StoreError
 from treadle_runtime.engine import view_sql
-from treadle_runtime.intervals import find_pieces
+from treadle_runtime.intervals import Window, find_pieces
 
 if TYPE_CHECKING:
     from conftest import Built, MakeProject, ProjectFolder
@@ -786,7 +787,7 @@ def flip(project: ProjectFolder, found: Version, number: int) -> None:
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    assert len(project.json("verify", code=1)["wrong"]) == 2
+    assert [each["status"] for each in project.json("verify", code=1)["wrong"]][:3].count("damaged") == 2
 
 
 @pytest.mark.parametrize("select", [(), ("--select", "daily")])
@@ -798,6 +799,43 @@ def test_verify_takes_a_damaged_interval_away_with_its_table(project: ProjectFol
     built = project.build()
     assert computed(built) == (1, 4)
     assert digests(version(built)) == digests(before)
+    project.json("verify")
+
+
+def test_interval_reads_no_damaged_part(project: ProjectFolder) -> None:
+    built = project.build()
+    flip(project, version(built, "orders"), 2)
+    project.write("data/orders-05.csv", some_day(5))
+    assert computed(project.build()) == (1, 5)
+    project.edit("features/daily.sql", "count(*) as n", "count(*) + 1 as n")
+    with pytest.raises(StoreError, match="is damaged"):
+        project.build()
+    project.treadle("verify", "--repair")
+    project.build()
+    project.json("verify")
+
+
+def test_intervals_computed_from_damage_are_computed_again(project: ProjectFolder) -> None:
+    before = version(project.build())
+    project.build("daily", window=Window())
+    metas = project.metas()
+    flip(project, version(project.build(full_refresh=True), "orders"), 2)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert {each["step"] for each in wrong if each["status"] == "suspect"} == {"daily"}
+    assert sum(each["status"] == "suspect" for each in wrong) == 5
+    built = project.build()
+    assert computed(built) == (4, 4)
+    assert digests(version(built)) == digests(before)
+    assert project.metas() == metas
+
+
+def test_intervals_that_no_table_has_yet_may_be_computed_from_damage(project: ProjectFolder) -> None:
+    built = project.build("orders")
+    project.build("daily", window=Window())
+    flip(project, version(built, "orders"), 2)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert [each["step"] for each in wrong if each["status"] == "suspect"] == [""] * 4
+    assert computed(project.build()) == (4, 4)
     project.json("verify")
 
 
