@@ -61,6 +61,9 @@ class Pieces:
         is_stopped: whether the run was interrupted, so that no further piece is begun.
         check: raises where parts of a version that a piece is about to read are no longer as they were written.
         is_doubted: whether the pieces that the store holds are compared with their digests, and damaged ones replaced.
+
+    Attributes:
+        again: (what stands, what was made and dropped) of each piece that was computed although it stood.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Pieces:
         self._hold = hold
         self._submit, self._n_helpers, self._is_stopped = submit, n_helpers, is_stopped
         self._is_doubted = is_doubted
+        self.again: list[tuple[Version, Version]] = []
 
     def compute(
         self, pieces: Sequence[Piece], *, kind: str, anew: bool = False, n_helpers: int | None = None
@@ -89,7 +93,7 @@ class Pieces:
         Args:
             pieces: each of another fingerprint.
             kind: of their versions.
-            anew: compute all; those that the store holds stay.
+            anew: compute all; those that the store holds stay, and `again` tells of them.
             n_helpers: at most so many threads help.
 
         Returns:
@@ -125,6 +129,8 @@ class Pieces:
                 version = draft.publish(
                     made.columns, made.info, reproducible=made.reproducible, times=made.times, rows=made.rows
                 )
+        if draft.dropped is not None:
+            self.again.append((version, draft.dropped))
         return version, True
 
 

@@ -56,7 +56,6 @@ class Draft:
 
     Attributes:
         dropped: what was made here, where another version stood already; else None.
-        damage: what was wrong with a version that stood there and was replaced.
     """
 
     def __init__(self, store: Store, fingerprint: str, kind: str, folder: Path) -> None:
@@ -66,7 +65,6 @@ class Draft:
         self._kind = kind
         self._opened = time.monotonic()
         self.dropped: Version | None = None
-        self.damage: list[Problem] = []
 
     def publish(
         self,
@@ -80,8 +78,8 @@ class Draft:
     ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
-        If the fingerprint was published before, that version stands and this one is dropped, unless that one is
-        damaged: then this one replaces it.
+        If the fingerprint was published before, that version stands and this one is dropped. A damaged one is not
+        replaced here: what was computed from it has to go with it.
 
         Args:
             columns: of the table that the parts hold; none when they hold no table.
@@ -95,7 +93,7 @@ class Draft:
             The version that stands.
 
         Raises:
-            StoreError: TR803 disk full, TR805 not writable.
+            StoreError: TR803 disk full, TR805 not writable, TR804 the version that stands is damaged.
         """
         target = self._store.folder_of(self._fingerprint)
         with storage_errors(target):
@@ -108,12 +106,10 @@ class Draft:
                 reproducible=reproducible,
             )
             disk.write_new(self.folder / META, to_meta(version))
-            is_first = self._move_to(target)
-            if not is_first and (damage := self._store.find_damage(self._fingerprint)):
-                self._store.remove([self._fingerprint])
-                is_first, self.damage = self._move_to(target), damage
-        if is_first:
-            return version
+            if self._move_to(target):
+                return version
+        if damage := self._store.find_damage(self._fingerprint):
+            raise StoreError(damage)
         self.dropped = version
         return self._store.read(self._fingerprint) or version
 
