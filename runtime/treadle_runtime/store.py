@@ -239,15 +239,31 @@ class Store:
         Raises:
             StoreError: TR803 disk full, TR805 what was published could not be written.
         """
-        with unsynced.published_together(self.root, run_id) as self.is_grouped:
+        with unsynced.published_together(self.root, run_id, withdraw=self._withdraw_since) as self.is_grouped:
             try:
                 yield
             finally:
                 self.is_grouped = False
 
     def settle(self) -> None:
-        """Wait until all versions that stand are on the disk, whichever run published them."""
-        unsynced.settle(self.root)
+        """Wait until all versions that stand are on the disk, whichever run published them.
+
+        Raises:
+            StoreError: TR803 disk full, TR805 what was published could not be written, and is withdrawn.
+        """
+        unsynced.settle(self.root, withdraw=self._withdraw_since)
+
+    def _withdraw_since(self, since: float) -> int:
+        """Remove all versions that were published since a moment; return how many."""
+        young = [fp for fp in self.fingerprints() if self._is_younger(fp, since)]
+        self.remove(young)
+        return len(young)
+
+    def _is_younger(self, fingerprint: str, since: float) -> bool:
+        try:
+            return self.folder_of(fingerprint).stat().st_ctime >= since
+        except FileNotFoundError:
+            return False
 
     def recover(self) -> list[str]:
         """Remove what the loss of power left half written; return the fingerprints.
@@ -269,8 +285,8 @@ class Store:
 
     def _is_broken(self, fingerprint: str, since: float) -> bool:
         """Return whether a version was published since then and is not whole; False for one that cannot be told."""
-        with suppress(FileNotFoundError, StoreError):  # removed meanwhile; written by a newer Treadle
-            return self.folder_of(fingerprint).stat().st_ctime > since and bool(self.find_damage(fingerprint))
+        with suppress(StoreError):  # written by a newer Treadle
+            return self._is_younger(fingerprint, since) and bool(self.find_damage(fingerprint))
         return False
 
     @contextmanager
