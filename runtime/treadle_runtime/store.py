@@ -45,8 +45,6 @@ __all__ = ["JSON", "Column", "Draft", "Part", "Store", "Times", "Version", "stor
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _WORTH_A_WAIT_S = 1.0
-_CLOCK_S = 3600.0
-"""By how much the clock may have been set back between a run's note and what it published after it."""
 _WHOLE_BYTES = 1 << 20
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -255,39 +253,18 @@ class Store:
 
     def _withdraw_since(self, since: float) -> int:
         """Remove all versions that were published since a moment; return how many."""
-        young = [fp for fp in self.fingerprints() if self._is_younger(fp, since)]
+        young = self.published_since(since)
         self.remove(young)
         return len(young)
 
-    def _is_younger(self, fingerprint: str, since: float) -> bool:
-        try:
-            return self.folder_of(fingerprint).stat().st_ctime >= since
-        except FileNotFoundError:
-            return False
-
-    def recover(self) -> list[str]:
-        """Remove what the loss of power left half written; return the fingerprints.
-
-        Raises:
-            StoreError: TR802, TR805.
-        """
-        removed = []
-        for run_id in unsynced.find_cut_off(self.root):
-            with self.claim(f"recover-{run_id}"):
-                since = unsynced.find_cut_off(self.root).get(run_id)
-                if since is None:  # another command did it meanwhile
-                    continue
-                broken = [fp for fp in self.fingerprints() if self._is_broken(fp, since - _CLOCK_S)]
-                self.remove(broken)
-                removed += broken
-                unsynced.forget(self.root, run_id)
-        return removed
-
-    def _is_broken(self, fingerprint: str, since: float) -> bool:
-        """Return whether a version was published since then and is not whole; False for one that cannot be told."""
-        with suppress(StoreError):  # written by a newer Treadle
-            return self._is_younger(fingerprint, since) and bool(self.find_damage(fingerprint))
-        return False
+    def published_since(self, since: float) -> list[str]:
+        """Return the fingerprints of the versions that were published at or after a moment, in seconds since 1970."""
+        found = []
+        for fingerprint in self.fingerprints():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if self.folder_of(fingerprint).stat().st_ctime >= since:
+                    found.append(fingerprint)
+        return found
 
     @contextmanager
     def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:

@@ -91,7 +91,7 @@ def _settle(root: Path, sync: Callable[[], None], withdraw: Withdraw, *, run_id:
     folder = _folder(root)
     notes = disk.names_in(folder)
     # Looked at before the wait: what a run publishes that ends after it is not waited for. A note of another boot is
-    # for `Store.recover`: no wait brings back what is lost.
+    # for `recovery`: no wait brings back what is lost.
     cut_off = find_cut_off(root)
     over = [name for name in notes if name == run_id or not (name in cut_off or _is_in_work(root, name))]
     since = min((_begun(folder / name) for name in over), default=math.inf)

@@ -183,6 +183,57 @@ def test_what_a_killed_run_published_is_withdrawn_too(
     assert len(project.build().of("built")) == 4
 
 
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_environment_is_not_moved_to_what_the_loss_of_power_left_half_written(
+    make_project: MakeProject, command: tuple[str, ...]
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    lose(part_of(project, "spend"))
+    note(project, "the boot before")
+    printed = project.treadle("env", *command, code=2)
+    assert "a version that is not in the store" in printed.stderr
+    assert printed.stderr.splitlines()[0] == (
+        "the loss of power left 1 version half written: it is removed, and `treadle build` makes it again"
+    )
+    assert project.build().of("built") == {"spend"}
+
+
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_environment_is_moved_to_what_is_on_the_disk(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """A version that was withdrawn, and made again by a run that was killed before it had waited."""
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    with monkeypatch.context() as faulty:
+        fail_to_write(faulty)
+        assert "error[TR805]" in project.treadle("env", *command, code=1).stderr
+    with project.open() as workspace:
+        assert workspace.state.environment("prod") == {}
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    project.treadle("env", *command)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("build",), ("plan",), ("verify",), ("env", "list"), ("clean", "--dry-run"), ("show", "orders")]
+)
+def test_command_tells_what_the_loss_of_power_took(make_project: MakeProject, command: tuple[str, ...]) -> None:
+    project = make_project("features")
+    project.build()
+    for step in ("spend", "test:unique_orders_id"):
+        folder = part_of(project, step).parent
+        lose(folder / "meta.json")
+    note(project, "the boot before")
+    code = 1 if command == ("verify",) else 0
+    said = "the loss of power left 2 versions half written: they are removed, and `treadle build` makes them again"
+    assert project.treadle(*command, code=code).stderr.splitlines()[0] == said
+    assert said not in project.treadle("build").stderr
+
+
 def environment(project: ProjectFolder) -> dict[str, str]:
     with project.open() as workspace:
         return workspace.state.environment("dev")
