@@ -25,7 +25,7 @@ def find_suspects(store: Store, state: State, damaged: Collection[str]) -> dict[
     """Return what may have been computed from damaged versions: fingerprint -> which of these it goes back to.
 
     Args:
-        damaged: fingerprints of versions whose bytes are no longer as they were written.
+        damaged: fingerprints of versions whose bytes are no longer as they were written, though they open well.
 
     Returns:
         only versions that stand in the store and are not damaged themselves.

@@ -39,6 +39,7 @@ class Wrong:
         holders: runs and readers for whose sake it was not withdrawn.
         is_withdrawn: whether it was taken out of the store, so that the next build makes it again.
         is_planned: whether a build makes it again, as the files of the project stand.
+        is_silent: whether it opens well for all its damage, so that something may have been computed from it.
         roots: fingerprints of the damaged versions that a suspect goes back to.
     """
 
@@ -51,6 +52,7 @@ class Wrong:
     holders: tuple[str, ...] = ()
     is_withdrawn: bool = False
     is_planned: bool = False
+    is_silent: bool = False
     roots: tuple[str, ...] = ()
 
     @property
@@ -118,9 +120,8 @@ def verify(
     found = [*_find_damaged(store, chosen, threads), *_find_missing(store, state, names)]
     found = [replace(each, step=names.get(each.fingerprint, "")) for each in found]
     found = [each for each in found if steps is None or each.step in steps]
-    for fingerprint, roots in find_suspects(
-        store, state, {w.fingerprint for w in found if w.status == "damaged"}
-    ).items():
+    silent = {each.fingerprint for each in found if each.is_silent}
+    for fingerprint, roots in find_suspects(store, state, silent).items():
         found.append(Wrong(fingerprint, "suspect", names.get(fingerprint, ""), _SUSPECT, roots=tuple(sorted(roots))))
     planned = _find_planned(workspace) if found else frozenset()
     wrong = [replace(_described(state, each), is_planned=each.fingerprint in planned) for each in found]
@@ -138,15 +139,17 @@ def _find_damaged(store: Store, fingerprints: Iterable[str], threads: int) -> li
 
 
 def _check(store: Store, fingerprint: str) -> Wrong | None:
+    is_silent = False
     try:
         version = store.read(fingerprint)
         problems = store.verify(version) if version is not None else []
+        is_silent = True
     except StoreError as error:
         problems = list(error.problems)
     if not problems or not store.folder_of(fingerprint).exists():  # `treadle clean` took it meanwhile
         return None
     why = "; ".join(problem.why.splitlines()[-1] for problem in problems)
-    return Wrong(fingerprint, "newer" if problems[0].code == "TR801" else "damaged", why=why)
+    return Wrong(fingerprint, "newer" if problems[0].code == "TR801" else "damaged", why=why, is_silent=is_silent)
 
 
 def _find_missing(store: Store, state: State, names: Mapping[str, str]) -> list[Wrong]:

@@ -115,6 +115,28 @@ def test_missing_version_is_made_again(churn: ProjectFolder) -> None:
     assert churn.json("verify")["sound"]
 
 
+def test_missing_version_is_noticed_by_a_build_and_a_missing_part_by_who_reads_it(make_project: MakeProject) -> None:
+    """A build with nothing to do lists the store and opens no version."""
+    project = make_project("features")
+    project.build()
+    before = project.metas()
+    part = part_of(project, "orders")
+    shutil.rmtree(part_of(project, "spend").parent)
+    assert project.reasons() == {"spend": "its version is missing in the store"}
+    assert project.build().of("built") == {"spend"}
+    part.unlink()
+    assert project.reasons() == {}
+    project.treadle("build")
+    assert project.json("verify", code=1)["wrong"][0]["why"] == "part-0.parquet is missing"
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    assert "part-0.parquet is missing" in project.treadle("build", code=1).stderr
+    [wrong] = project.json("verify", "--repair")["wrong"]  # nothing can have been computed from it
+    assert wrong["step"] == "orders"
+    project.edit("features/spend.sql", "count(*) + 1 as n", "count(*) as n")
+    project.treadle("build")
+    assert project.metas() == before
+
+
 def test_model_that_no_build_makes_again_is_named(churn: ProjectFolder) -> None:
     old = fingerprint_of(churn, "churn.refit")
     churn.edit(
