@@ -345,12 +345,12 @@ class _Cache:
         parts = (steps, own_texts, _sources_of(graph), graph.warnings, rest)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / head.body).write_bytes(encode([msgspec.Raw(encode(part)) for part in parts]))
-        for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
-            if file.name != head.body:  # gone before the new head is there: else a kill would leave it for long
-                file.unlink(missing_ok=True)
         new = self.head_file.with_suffix(".new")
         new.write_bytes(encode(head))
         os.replace(new, self.head_file)
+        for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
+            if file.name != head.body:  # of the head before, or of one that a kill prevented
+                file.unlink(missing_ok=True)
 
 
 class _Body:

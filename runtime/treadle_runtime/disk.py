@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -122,21 +122,27 @@ def sync_tree(folder: Path) -> None:
         sync(Path(base))
 
 
-def sync_file_system(path: Path) -> None:
-    """`sync` everything that was written to the file system of a path; only where `HAS_SYNCFS` says so.
+@contextmanager
+def watched_file_system(path: Path) -> Generator[Callable[[], None]]:
+    """Watch the file system of a path; yield what waits until all of it is on the disk.
 
-    Raises:
-        OSError: something could not be written.
+    It is there only where `HAS_SYNCFS` says so. What the kernel could not write it tells once, to those who had the
+    file system open by then (syncfs, since Linux 5.8): it has to be watched before anything is written to it. The
+    function raises OSError for it.
     """
-    import ctypes  # what computes nothing needs none of it
-
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
+        yield lambda: _sync_file_system(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _sync_file_system(descriptor: int, path: Path) -> None:
+    import ctypes  # what computes nothing needs none of it
+
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def free_bytes(path: Path) -> int:
@@ -165,7 +171,9 @@ def _to_problem(path: Path, error: OSError) -> Problem:
     if error.errno in _NO_LOCKS:
         what = f"the file system at {path} has no file locks"
         return Problem("TR802", what, why=why, fix="keep the project on a local disk")
-    if error.errno == errno.EXDEV:
+    if error.errno == errno.EIO:
+        fix = "see what the system tells of that disk (dmesg), then run the same command"
+    elif error.errno == errno.EXDEV:
         fix = "keep .treadle/store and .treadle/tmp on one file system: let .treadle as a whole be a link"
     else:
         fix = how_to_write(*(Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if name), path)

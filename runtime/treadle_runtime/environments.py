@@ -2,7 +2,8 @@
 
 A move writes the map, the candidates and an entry of the history in one durable transaction: who reads meanwhile sees
 the old map or the new one. No data moves, for all environments stand on one store. A version that `clean` removed
-cannot be stood on again, so every move looks for the versions first, while nothing can be removed.
+cannot be stood on again, so every move looks for the versions first, while nothing can be removed, and waits until they
+are on the disk: one that a killed run made again may not be.
 """
 
 from __future__ import annotations
@@ -113,9 +114,11 @@ class Environments:
         Raises:
             UsageError: TR603, they are the same; TR807, nothing is published in the source, or a version that its map
                 names is not in the store.
+            StoreError: TR803, TR805, what was published could not be written, and is withdrawn.
         """
         with self.state.transaction(durable=True) as con:
             wanted, candidates = self._promotion(source, target, steps)
+            self.store.settle()
             moved = self._point_candidates(con, target, candidates)
             changes = self.state.write_map(con, target, wanted, command=self.command)
         return Move(changes, moved)
@@ -158,6 +161,7 @@ class Environments:
         Raises:
             UsageError: TR603, there is nothing to go back to, or no such publication; TR807, a version of that map is
                 not in the store any more.
+            StoreError: TR803, TR805, what was published could not be written, and is withdrawn.
         """
         with self.state.transaction(durable=True) as con:
             target = self._target(env, to)
@@ -165,6 +169,7 @@ class Environments:
             if not wanted:
                 raise _nothing_before(env, f"after publication {target} its map was empty")
             self._check_standing(wanted, f'the map of "{env}" after publication {target} names', env)
+            self.store.settle()
             gone = self.state.environment(env).keys() - wanted.keys()
             row = self.state.read("SELECT candidates FROM publications WHERE id = ?", (target,))[0]
             moved = self._point_candidates(con, env, json.loads(row[0] or "{}"))

@@ -51,7 +51,7 @@ def run_incremental(job: Job, lend: Lend, pieces: Pieces) -> Made:
     """
     setting = Setting.of(job.step)
     with ExitStack() as stack:
-        desk = Desk(job, setting, lend, stack)
+        desk = Desk(job, setting, lend, stack, pieces.check)
         intervals = _intervals(job.step, setting, desk.inputs)
         wanted = [desk.piece(interval) for interval in intervals]
         # A DuckDB of several threads is enough for all of them.

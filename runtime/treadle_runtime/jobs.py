@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from treadle.cache import Compiled
-from treadle.errors import Problem, StepError, StoreError
+from treadle.errors import Problem, StepError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import sources
+from treadle_runtime.intact import Intact
 from treadle_runtime.job import Job, Opponent, Origin, Relation
 from treadle_runtime.registry import Registry
 from treadle_runtime.sources import Observed
@@ -33,7 +33,7 @@ class JobMaker:
         compiled: knows the project's Python files as they were compiled.
 
     Attributes:
-        intact: fingerprints of versions whose digests were made or compared here.
+        intact: compares what is read with its digests.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class JobMaker:
         self.root, self.store, self.registry = root, store, registry
         self.observed, self.compiled = observed, compiled
         self._texts = TextReader(root, compiled)
-        self.intact: set[str] = set()
+        self.intact = Intact(store)
         self._versions: dict[str, Version] = {}
 
     def job(self, plan: Plan, step: Step, folder: Path, scratch: Path, *, log: Path | None = None) -> Job:
@@ -133,26 +133,6 @@ class JobMaker:
         for relation in job.relations:
             if relation.paths:
                 sources.check_unchanged(self.observed[relation.name], self.root)
-
-    def check_intact(self, job: Job) -> None:
-        """Make sure that what a dataset, or a step that stands on one, reads is as it was written.
-
-        Models learn and are judged there. A feature may need a few columns of a large source, which would have to be
-        read whole: that is left to `treadle verify`.
-
-        Raises:
-            StoreError: TR804.
-        """
-        if job.step.kind in ("source", "feature", "test"):
-            return
-        found = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
-        if job.opponent is not None:
-            found += [job.opponent.twin, job.opponent.dataset, job.opponent.split]
-        for version in found:
-            if version.fingerprint not in self.intact:
-                if problems := self.store.verify(version):
-                    raise StoreError(replace(p, why=f"{p.why}\nread by {job.step.id}") for p in problems)
-                self.intact.add(version.fingerprint)
 
     def has_passed(self, plan: Plan, step_id: str) -> bool:
         """Return whether a step outside of this run lets those pass that wait for it."""

@@ -25,10 +25,15 @@ from treadle_runtime.store import Part, Store, Version
 
 Claim = Callable[[str], AbstractContextManager[None]]
 Submit = Callable[[Callable[[], None]], Any]
+Check = Callable[[Version, Sequence[Part]], None]
 
 
 def _never() -> bool:
     return False
+
+
+def _take_as_whole(version: Version, parts: Sequence[Part]) -> None:
+    """Compare nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,11 @@ class Pieces:
         submit: hands work to another thread, which may never come to it; None: nobody helps.
         n_helpers: how many threads may help.
         is_stopped: whether the run was interrupted, so that no further piece is begun.
+        check: raises where parts of a version that a piece is about to read are no longer as they were written.
         is_doubted: whether the pieces that the store holds are compared with their digests, and damaged ones replaced.
+
+    Attributes:
+        again: (what stands, what was made and dropped) of each piece that was computed although it stood.
     """
 
     def __init__(
@@ -66,13 +75,15 @@ class Pieces:
         submit: Submit | None = None,
         n_helpers: int = 0,
         is_stopped: Callable[[], bool] = _never,
+        check: Check = _take_as_whole,
         is_doubted: bool = False,
     ) -> None:
-        self.store = store
+        self.store, self.check = store, check
         self._claim: Claim = claim or store.claim
         self._hold = hold
         self._submit, self._n_helpers, self._is_stopped = submit, n_helpers, is_stopped
         self._is_doubted = is_doubted
+        self.again: list[tuple[Version, Version]] = []
 
     def compute(
         self, pieces: Sequence[Piece], *, kind: str, anew: bool = False, n_helpers: int | None = None
@@ -82,7 +93,7 @@ class Pieces:
         Args:
             pieces: each of another fingerprint.
             kind: of their versions.
-            anew: compute all; those that the store holds stay.
+            anew: compute all; those that the store holds stay, and `again` tells of them.
             n_helpers: at most so many threads help.
 
         Returns:
@@ -118,6 +129,8 @@ class Pieces:
                 version = draft.publish(
                     made.columns, made.info, reproducible=made.reproducible, times=made.times, rows=made.rows
                 )
+        if draft.dropped is not None:
+            self.again.append((version, draft.dropped))
         return version, True
 
 

@@ -9,30 +9,45 @@ from typing import TYPE_CHECKING
 from treadle_runtime.version import Version, to_meta
 
 if TYPE_CHECKING:
+    from treadle.plan import PlannedStep
     from treadle.step import Step
-    from treadle_runtime.store import Draft
 
 _TRAINING = ("train", "refit", "baseline")
 
 
-def tell_refresh(step: Step, standing: Version, draft: Draft) -> Sequence[str]:
-    """Return what to tell of a step that was computed although a version of it stood; nothing for any other.
+Again = tuple[Version, Version]
+"""What stands of a fingerprint, and what a second computation made of it."""
+
+
+def tell_refresh(planned: PlannedStep, whole: Again | None, pieces: Sequence[Again] = ()) -> Sequence[str]:
+    """Return what to tell of a step that was computed although it stood; nothing where nothing of it did.
 
     Args:
-        step: the step.
-        standing: the version that stands now.
-        draft: of the version that was computed.
+        planned: the step.
+        whole: its version; None where only pieces were computed, or none stood.
+        pieces: those that it is put together from. Its version is made of links to the first ones, so that it is the
+            same whatever the second ones are.
     """
-    if draft.damage:
-        return (f"the stored version was damaged and is replaced: {draft.damage[0].why.splitlines()[-1]}",)
-    if draft.dropped is None:
-        return ()
-    if _content(draft.dropped) == _content(standing):
-        return ("computed again, with the same bytes",)
+    differing = [each for each in pieces if _differ(*each)]
+    if differing:
+        word = "intervals" if "start" in differing[0][0].info else "files"
+        which = f", such as {differing[0][0].info['start']}" if word == "intervals" else ""
+        what = f"{len(differing):,} of {len(pieces):,} {word} differ{which}"
+        return _not_reproducible(planned, what, differing[0][0])
+    if whole is not None and _differ(*whole):
+        return _not_reproducible(planned, _what_differs(*whole), whole[0])
+    return ("computed again, with the same bytes",) if whole is not None or pieces else ()
+
+
+def _not_reproducible(planned: PlannedStep, what: str, first: Version) -> Sequence[str]:
     return (
-        f"a second build of {standing.fingerprint[:12]} gave other bytes: it is not reproducible; the first stays",
-        f"{_what_differs(standing, draft.dropped)}; {_likely_reason(step, standing)}",
+        f"a second build of {planned.fingerprint[:12]} gave other bytes: it is not reproducible; the first stays",
+        f"{what}; {_likely_reason(planned.step, first)}",
     )
+
+
+def _differ(first: Version, second: Version) -> bool:
+    return _content(first) != _content(second)
 
 
 def _content(version: Version) -> bytes:

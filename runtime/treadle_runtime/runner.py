@@ -174,7 +174,9 @@ class Runner:
                     )
             seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
             if version is None:
-                return StepResult(planned, "backfilled", seconds, pieces=made.pieces, attempts=attempts)
+                return StepResult(
+                    planned, "backfilled", seconds, notes=made.notes, pieces=made.pieces, attempts=attempts
+                )
             is_unrecorded = not is_first and self.state.version(fingerprint) is None
             texts = self.maker.texts(step) if is_first or is_unrecorded else None
             return StepResult(
@@ -221,12 +223,14 @@ class Runner:
             log = self._logs(run) / f"{step.id}.log"
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
             job = replace(job, window=self.windows.get(step.id), anew=planned.is_refreshed)
-            self.maker.check_intact(job)
+            self.maker.intact.check_inputs(job)
+            pieces = self._pieces(run.run_id, planned) if step.has_pieces else None
             with storage_errors(draft.folder):
-                made = self._call(job, run.run_id, planned, attempt)
+                made = self._call(job, attempt, pieces)
             self.maker.check_unchanged(job)
+            again = pieces.again if pieces is not None else ()
             if not made.is_whole:
-                return None, made, False
+                return None, replace(made, notes=(*made.notes, *tell_refresh(planned, None, again))), False
             read = [*job.versions.values(), *(r.version for r in job.relations if r.version is not None)]
             is_reproducible = made.reproducible and all(version.reproducible for version in read)
             version = draft.publish(
@@ -237,15 +241,15 @@ class Runner:
                 rows=made.rows,
                 linked=made.linked,
             )
-            made = replace(made, notes=(*made.notes, *tell_refresh(step, version, draft)))
+            whole = (version, draft.dropped) if draft.dropped is not None else None
+            made = replace(made, notes=(*made.notes, *tell_refresh(planned, whole, again)))
         self.maker.note(version)
         if not made.linked:  # whose digests were made when the pieces were
-            self.maker.intact.add(version.fingerprint)
+            self.maker.intact.add(version)
         return version, made, draft.dropped is None
 
-    def _call(self, job: Job, run_id: str, planned: PlannedStep, attempt: Attempt) -> Made:
+    def _call(self, job: Job, attempt: Attempt, pieces: Pieces | None) -> Made:
         if not is_remote(job.step):
-            pieces = self._pieces(run_id, planned) if job.step.has_pieces else None
             return run_job(job, attempt.lending(self._sessions.lend), pieces)
         if self.workers is None:
             raise StepError(Problem("TR710", f"no worker runs for {job.step.id}"))
@@ -260,6 +264,7 @@ class Runner:
             submit=self._pool.submit if self._pool is not None else None,
             n_helpers=self.threads - 1,
             is_stopped=self._attempts.stopped.is_set,
+            check=partial(self.maker.intact.check, reader=planned.step),
             # What was built before and is gone may have been taken away because it was damaged.
             is_doubted=self.state.version(planned.fingerprint) is not None,
         )

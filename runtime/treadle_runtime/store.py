@@ -45,8 +45,6 @@ __all__ = ["JSON", "Column", "Draft", "Part", "Store", "Times", "Version", "stor
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _WORTH_A_WAIT_S = 1.0
-_CLOCK_S = 3600.0
-"""By how much the clock may have been set back between a run's note and what it published after it."""
 _WHOLE_BYTES = 1 << 20
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -56,7 +54,6 @@ class Draft:
 
     Attributes:
         dropped: what was made here, where another version stood already; else None.
-        damage: what was wrong with a version that stood there and was replaced.
     """
 
     def __init__(self, store: Store, fingerprint: str, kind: str, folder: Path) -> None:
@@ -66,7 +63,6 @@ class Draft:
         self._kind = kind
         self._opened = time.monotonic()
         self.dropped: Version | None = None
-        self.damage: list[Problem] = []
 
     def publish(
         self,
@@ -80,8 +76,8 @@ class Draft:
     ) -> Version:
         """Make what stands in the folder the version of the fingerprint, for good.
 
-        If the fingerprint was published before, that version stands and this one is dropped, unless that one is
-        damaged: then this one replaces it.
+        If the fingerprint was published before, that version stands and this one is dropped. A damaged one is not
+        replaced here: what was computed from it has to go with it.
 
         Args:
             columns: of the table that the parts hold; none when they hold no table.
@@ -95,7 +91,7 @@ class Draft:
             The version that stands.
 
         Raises:
-            StoreError: TR803 disk full, TR805 not writable.
+            StoreError: TR803 disk full, TR805 not writable, TR804 the version that stands is damaged.
         """
         target = self._store.folder_of(self._fingerprint)
         with storage_errors(target):
@@ -108,12 +104,10 @@ class Draft:
                 reproducible=reproducible,
             )
             disk.write_new(self.folder / META, to_meta(version))
-            is_first = self._move_to(target)
-            if not is_first and (damage := self._store.find_damage(self._fingerprint)):
-                self._store.remove([self._fingerprint])
-                is_first, self.damage = self._move_to(target), damage
-        if is_first:
-            return version
+            if self._move_to(target):
+                return version
+        if damage := self._store.find_damage(self._fingerprint):
+            raise StoreError(damage)
         self.dropped = version
         return self._store.read(self._fingerprint) or version
 
@@ -202,10 +196,10 @@ class Store:
         """Return a digest of which versions stand, hex: another one whenever one was published or removed."""
         return hashlib.sha256("\n".join(disk.names_in(self._versions)).encode()).hexdigest()
 
-    def verify(self, version: Version) -> list[Problem]:
-        """Return what of a version's parts is no longer as it was written; reads all of them."""
+    def verify(self, version: Version, parts: Iterable[Part] | None = None) -> list[Problem]:
+        """Return what of a version's parts is no longer as it was written; reads all of them, or those given."""
         problems = []
-        for part in version.parts:
+        for part in version.parts if parts is None else parts:
             try:
                 found = _digest(version.folder / part.name)
             except OSError as error:
@@ -247,39 +241,34 @@ class Store:
         Raises:
             StoreError: TR803 disk full, TR805 what was published could not be written.
         """
-        with unsynced.published_together(self.root, run_id) as self.is_grouped:
+        with unsynced.published_together(self.root, run_id, withdraw=self._withdraw_since) as self.is_grouped:
             try:
                 yield
             finally:
                 self.is_grouped = False
 
     def settle(self) -> None:
-        """Wait until all versions that stand are on the disk, whichever run published them."""
-        unsynced.settle(self.root)
-
-    def recover(self) -> list[str]:
-        """Remove what the loss of power left half written; return the fingerprints.
+        """Wait until all versions that stand are on the disk, whichever run published them.
 
         Raises:
-            StoreError: TR802, TR805.
+            StoreError: TR803 disk full, TR805 what was published could not be written, and is withdrawn.
         """
-        removed = []
-        for run_id in unsynced.find_cut_off(self.root):
-            with self.claim(f"recover-{run_id}"):
-                since = unsynced.find_cut_off(self.root).get(run_id)
-                if since is None:  # another command did it meanwhile
-                    continue
-                broken = [fp for fp in self.fingerprints() if self._is_broken(fp, since - _CLOCK_S)]
-                self.remove(broken)
-                removed += broken
-                unsynced.forget(self.root, run_id)
-        return removed
+        unsynced.settle(self.root, withdraw=self._withdraw_since)
 
-    def _is_broken(self, fingerprint: str, since: float) -> bool:
-        """Return whether a version was published since then and is not whole; False for one that cannot be told."""
-        with suppress(FileNotFoundError, StoreError):  # removed meanwhile; written by a newer Treadle
-            return self.folder_of(fingerprint).stat().st_ctime > since and bool(self.find_damage(fingerprint))
-        return False
+    def _withdraw_since(self, since: float) -> int:
+        """Remove all versions that were published since a moment; return how many."""
+        young = self.published_since(since)
+        self.remove(young)
+        return len(young)
+
+    def published_since(self, since: float) -> list[str]:
+        """Return the fingerprints of the versions that were published at or after a moment, in seconds since 1970."""
+        found = []
+        for fingerprint in self.fingerprints():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if self.folder_of(fingerprint).stat().st_ctime >= since:
+                    found.append(fingerprint)
+        return found
 
     @contextmanager
     def claim(self, fingerprint: str, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:

@@ -56,6 +56,11 @@ class TimedTable:
             read = tuple(observed.parts[n] for n in self._needed(interval, lookback))
             sources.check_unchanged(replace(observed, parts=read), root)
 
+    def needed_parts(self, version: Version, interval: Interval, lookback: int) -> list[Part]:
+        """Return the parts of the table's version that an interval reads."""
+        parts = _tables(version)
+        return [parts[n] for n in self._needed(interval, lookback)]
+
     def _needed(self, interval: Interval, lookback: int) -> list[int]:
         return [n for n, (_, told) in enumerate(self.input.parts or ()) if interval.meets(told, lookback=lookback)]
 

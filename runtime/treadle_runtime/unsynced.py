@@ -8,6 +8,10 @@ publishes anything; publishes without waiting; and waits once, for the whole fil
 refers to what it made. Whoever relies on what another run has made waits too: a note says that there is something to
 wait for, and the note of a run that was killed goes when somebody has.
 
+What the kernel fails to write it tells once, to whoever had the file system open before: so a run opens it before it
+writes anything. Nobody can tell which bytes are lost, and reading shows those in memory. So all is withdrawn that was
+published since the notes that were waited for, whoever made it: an error of the disk concerns all who write to it.
+
 A note of another boot says that the machine went down meanwhile. What was published since the note was written is then
 compared with its digests, and what is not whole is removed: no environment refers to it, and a build makes it again.
 
@@ -16,24 +20,31 @@ Only Linux has syncfs and an id for each boot. Elsewhere every version is waited
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from treadle.errors import StoreError
 from treadle_runtime import disk
 from treadle_runtime.disk import storage_errors
 from treadle_runtime.lock import is_held
+
+Withdraw = Callable[[float], int]
+"""Takes away what was published since a moment, in seconds since 1970, and returns how many versions that were."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
-def published_together(root: Path, run_id: str) -> Generator[bool]:
+def published_together(root: Path, run_id: str, *, withdraw: Withdraw) -> Generator[bool]:
     """Let what is published in the block reach the disk together, at its end.
 
     Args:
         root: the project's `.treadle` folder.
         run_id: of the run that publishes, which holds its lock in runs/.
+        withdraw: is called where something could not be written.
 
     Yields:
         Whether that is possible here; if not, each version has to be waited for.
@@ -45,39 +56,59 @@ def published_together(root: Path, run_id: str) -> Generator[bool]:
     if not boot:
         yield False
         return
-    note = _folder(root) / run_id
-    with storage_errors(note):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(boot)
-        for path in (note, note.parent, root):
-            disk.sync(path)
-    try:
-        yield True
-    finally:
-        settle(root, run_id=run_id)
+    note, store = _folder(root) / run_id, root / "store"
+    with ExitStack() as stack:
+        with storage_errors(note):
+            store.mkdir(parents=True, exist_ok=True)
+            sync = stack.enter_context(disk.watched_file_system(store))
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(boot)
+            for path in (note, note.parent, root):
+                disk.sync(path)
+        try:
+            yield True
+        finally:
+            _settle(root, sync, withdraw, run_id=run_id)
 
 
-def settle(root: Path, *, run_id: str = "") -> None:
+def settle(root: Path, *, withdraw: Withdraw) -> None:
     """Wait until all that was published is on the disk; nothing to do where no run has left a note.
 
     Args:
         root: the project's `.treadle` folder.
-        run_id: whose note is removed besides those of runs that were killed.
+        withdraw: is called where something could not be written.
 
     Raises:
         StoreError: TR803 disk full, TR805 what was published could not be written.
     """
+    if disk.names_in(_folder(root)):
+        with disk.watched_file_system(root / "store") as sync:
+            _settle(root, sync, withdraw)
+
+
+def _settle(root: Path, sync: Callable[[], None], withdraw: Withdraw, *, run_id: str = "") -> None:
+    """Wait, and remove the notes of runs that were killed, and of one that ends."""
     folder = _folder(root)
     notes = disk.names_in(folder)
-    if not notes:
-        return
     # Looked at before the wait: what a run publishes that ends after it is not waited for. A note of another boot is
-    # for `Store.recover`: no wait brings back what is lost.
+    # for `recovery`: no wait brings back what is lost.
     cut_off = find_cut_off(root)
     over = [name for name in notes if name == run_id or not (name in cut_off or _is_in_work(root, name))]
+    since = min((_begun(folder / name) for name in over), default=math.inf)
+    try:
+        with storage_errors(root / "store"):
+            sync()
+    except StoreError as error:
+        n = withdraw(since)
+        _forget_all(folder, over)
+        why = f"withdrawn is what was published and may not be on the disk: {n:,} version{'s' * (n != 1)}"
+        raise StoreError(replace(problem, why=f"{problem.why}\n{why}") for problem in error.problems) from error
+    _forget_all(folder, over)
+
+
+def _forget_all(folder: Path, names: Iterable[str]) -> None:
     with storage_errors(folder):
-        disk.sync_file_system(root / "store")
-        for name in over:
+        for name in names:
             (folder / name).unlink(missing_ok=True)
 
 
@@ -96,6 +127,14 @@ def find_cut_off(root: Path) -> dict[str, float]:
         except FileNotFoundError:
             continue  # another command has settled it
     return found
+
+
+def _begun(note: Path) -> float:
+    """Return when a run began to publish, in seconds since 1970; never, where its note has gone meanwhile."""
+    try:
+        return note.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def forget(root: Path, run_id: str) -> None:

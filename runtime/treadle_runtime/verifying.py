@@ -1,6 +1,7 @@
 """Is everything as it was written? The state's file, every part by its digest, what refers to what; catalogs anew.
 
-state -> versions (threads) -> what is missing -> with repair: what is damaged is withdrawn -> catalogs
+state -> versions (threads) -> what is missing -> what was computed from damage -> with repair: both are withdrawn
+-> catalogs
 """
 
 from __future__ import annotations
@@ -11,44 +12,53 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from treadle.errors import Problem, StoreError
+from treadle.errors import Problem, StoreError, TreadleError
 from treadle_runtime import disk, leases
+from treadle_runtime.lineage import find_suspects
 from treadle_runtime.references import owners_of_pieces
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
 from treadle_runtime.views import write_views
 from treadle_runtime.workspace import Workspace
 
+_SUSPECT = "it may have been computed from what is damaged"
 _MODEL_COLUMNS = ("choose", "twin", "shipped", "validate", "evaluate", "split", "dataset")
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """A version that is not as it was written.
+    """A version that is not as it was written, or may have been computed from one.
 
     Attributes:
-        status: `damaged`; `missing`, though something refers to it; `newer`, written by a later Treadle.
+        status: `damaged`; `missing`, though something refers to it; `newer`, written by a later Treadle; `suspect`, as
+            it may have been computed from what is damaged.
         step: id of the step that made it; empty where that is not recorded.
         why: what was found.
-        environments: whose map holds it: a build there makes it again.
+        environments: whose map holds it.
         models: model versions that stand on it, as in `churn version 2`.
         holders: runs and readers for whose sake it was not withdrawn.
         is_withdrawn: whether it was taken out of the store, so that the next build makes it again.
+        is_planned: whether a build makes it again, as the files of the project stand.
+        is_silent: whether it opens well for all its damage, so that something may have been computed from it.
+        roots: fingerprints of the damaged versions that a suspect goes back to.
     """
 
     fingerprint: str
-    status: Literal["damaged", "missing", "newer"]
+    status: Literal["damaged", "missing", "newer", "suspect"]
     step: str = ""
     why: str = ""
     environments: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     is_withdrawn: bool = False
+    is_planned: bool = False
+    is_silent: bool = False
+    roots: tuple[str, ...] = ()
 
     @property
     def is_lost(self) -> bool:
         """Whether no build makes it again although a model version stands on it."""
-        return bool(self.models) and not self.environments
+        return bool(self.models) and not self.is_planned
 
     @property
     def is_settled(self) -> bool:
@@ -108,9 +118,14 @@ def verify(
     chosen = {fp for fp in store.fingerprints() if steps is None or names.get(fp) in steps}
     sizes = {fingerprint: store.size_of(fingerprint) for fingerprint in chosen}
     found = [*_find_damaged(store, chosen, threads), *_find_missing(store, state, names)]
-    wrong = [_described(state, replace(each, step=names.get(each.fingerprint, ""))) for each in found]
-    wrong = [each for each in wrong if steps is None or each.step in steps]
-    wrong.sort(key=lambda each: (each.step, each.fingerprint))
+    found = [replace(each, step=names.get(each.fingerprint, "")) for each in found]
+    found = [each for each in found if steps is None or each.step in steps]
+    silent = {each.fingerprint for each in found if each.is_silent}
+    for fingerprint, roots in find_suspects(store, state, silent).items():
+        found.append(Wrong(fingerprint, "suspect", names.get(fingerprint, ""), _SUSPECT, roots=tuple(sorted(roots))))
+    planned = _find_planned(workspace) if found else frozenset()
+    wrong = [replace(_described(state, each), is_planned=each.fingerprint in planned) for each in found]
+    wrong.sort(key=lambda each: (each.status == "suspect", each.step, each.fingerprint))
     if repair:
         wrong = _withdraw(store, state, wrong)
     catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None else {}
@@ -124,15 +139,17 @@ def _find_damaged(store: Store, fingerprints: Iterable[str], threads: int) -> li
 
 
 def _check(store: Store, fingerprint: str) -> Wrong | None:
+    is_silent = False
     try:
         version = store.read(fingerprint)
         problems = store.verify(version) if version is not None else []
+        is_silent = True
     except StoreError as error:
         problems = list(error.problems)
     if not problems or not store.folder_of(fingerprint).exists():  # `treadle clean` took it meanwhile
         return None
     why = "; ".join(problem.why.splitlines()[-1] for problem in problems)
-    return Wrong(fingerprint, "newer" if problems[0].code == "TR801" else "damaged", why=why)
+    return Wrong(fingerprint, "newer" if problems[0].code == "TR801" else "damaged", why=why, is_silent=is_silent)
 
 
 def _find_missing(store: Store, state: State, names: Mapping[str, str]) -> list[Wrong]:
@@ -141,6 +158,14 @@ def _find_missing(store: Store, state: State, names: Mapping[str, str]) -> list[
     registered = {fp for row in state.read(f"SELECT {', '.join(_MODEL_COLUMNS)} FROM model_versions") for fp in row}
     absent = (published | registered) - store.fingerprints()
     return [Wrong(fingerprint, "missing", why="it is not in the store") for fingerprint in absent]
+
+
+def _find_planned(workspace: Workspace) -> frozenset[str]:
+    """Return the fingerprints that builds of the environment make; none where its files cannot be planned."""
+    try:
+        return frozenset(identity.fingerprint for identity in workspace.plan().identities.values())
+    except TreadleError:
+        return frozenset()
 
 
 def _described(state: State, wrong: Wrong) -> Wrong:
@@ -153,15 +178,27 @@ def _described(state: State, wrong: Wrong) -> Wrong:
 
 
 def _withdraw(store: Store, state: State, wrong: Iterable[Wrong]) -> list[Wrong]:
-    """Take damaged versions out of the store, but for those that a run or a reader works with at this moment."""
+    """Take what is damaged out of the store, with what may have been computed from it.
+
+    What a run or a reader works with at this moment stays, and so does the damage that it goes back to: else nothing
+    would tell of it later. So does what no build makes again: a model that may be wrong is better than none.
+    """
     settled = []
     with state.transaction():
         holders = [*leases.held_by_runs(state), *leases.held_by_readers(store.root)]
         for each in wrong:
             names = tuple(holder.name for holder in holders if each.fingerprint in holder.fingerprints)
-            may_go = each.status == "damaged" and not names
-            settled.append(replace(each, holders=names, is_withdrawn=may_go))
-        folders = store.withdraw(each.fingerprint for each in settled if each.is_withdrawn)
+            may_go = each.status == "damaged" or (each.status == "suspect" and not each.is_lost)
+            settled.append(replace(each, holders=names, is_withdrawn=may_go and not names))
+        held = {root: each.holders for each in settled for root in each.roots if each.holders}
+        settled = [
+            replace(each, holders=held[each.fingerprint], is_withdrawn=False)
+            if each.is_withdrawn and each.fingerprint in held
+            else each
+            for each in settled
+        ]
+        gone = sorted((each for each in settled if each.is_withdrawn), key=lambda each: each.status == "damaged")
+        folders = store.withdraw(each.fingerprint for each in gone)  # damage last: a kill leaves it to be found again
     for folder in folders:
         disk.remove(folder)
     return settled

@@ -16,7 +16,7 @@ from treadle_runtime.engine import PART, Connection
 from treadle_runtime.features import order_of
 from treadle_runtime.intervals import NOTHING, Input, Interval, Setting, identify_interval, rule_of
 from treadle_runtime.job import Job, Made, Relation
-from treadle_runtime.pieces import Piece
+from treadle_runtime.pieces import Check, Piece
 from treadle_runtime.session import Lend, create_relations, threads_of
 from treadle_runtime.spare import Spare
 from treadle_runtime.store import Column
@@ -36,6 +36,7 @@ class Desk:
         setting: how it is cut into intervals.
         lend: where connections come from.
         stack: gives them back.
+        check: compares the parts that an interval is about to read, see `Pieces`.
 
     Attributes:
         inputs: all that the query reads, itself or through views.
@@ -44,10 +45,10 @@ class Desk:
         StepError: the query cannot be run, or a table lacks its event_time.
     """
 
-    def __init__(self, job: Job, setting: Setting, lend: Lend, stack: ExitStack) -> None:
+    def __init__(self, job: Job, setting: Setting, lend: Lend, stack: ExitStack, check: Check) -> None:
         if job.step.query is None:
             raise ValueError(f"{job.step.id} has no query")
-        self.job, self.step, self.setting = job, job.step, setting
+        self.job, self.step, self.setting, self._check = job, job.step, setting, check
         self.threads = threads_of(job)
         self._scratch = Path(stack.enter_context(TemporaryDirectory(prefix="intervals-", dir=job.scratch)))
         self._query = job.step.query.text.strip().rstrip(";")
@@ -83,7 +84,11 @@ class Desk:
 
         Raises:
             StepError: the query failed, or a row has no event_time or lies outside of what it was made from.
+            StoreError: TR804 what it reads is damaged.
         """
+        for table in self._tables.values():
+            if (read := table.relation.version) is not None:
+                self._check(read, table.needed_parts(read, interval, self.setting.lookback))
         what = self._what if interval == NOTHING else f"{self._what}, interval {interval}"
         work = self._scratch / folder.name
         work.mkdir()
@@ -95,8 +100,8 @@ class Desk:
         for table in self._tables.values():
             table.check_unchanged(interval, self.setting.lookback, self.job.root)
         os.replace(work / PART, folder / PART)
-        read = [relation.version for relation in self.job.relations if relation.version is not None]
-        is_reproducible = self.threads == 1 and all(version.reproducible for version in read)
+        versions = [relation.version for relation in self.job.relations if relation.version is not None]
+        is_reproducible = self.threads == 1 and all(version.reproducible for version in versions)
         info = {"start": str(interval), "end": moment_text(interval.end)}
         return Made(written.columns, info=info, reproducible=is_reproducible, times={PART: found})
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
 from treadle.comparison import Compared, compare
-from treadle.errors import Problem, ProjectError, StoreError, TreadleError, UsageError
+from treadle.errors import Problem, ProjectError, TreadleError, UsageError
 from treadle.events import CatalogWaits, Emit, Event, Published
 from treadle.events import Outcome as RunStatus
 from treadle.files import find_root
@@ -28,6 +28,7 @@ from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.backfill import choose_windows
 from treadle_runtime.leases import Lease, plan_and_hold
+from treadle_runtime.recovery import open_store
 from treadle_runtime.registry import ModelVersion, Registry
 from treadle_runtime.side import Side, find_side, read_definitions
 from treadle_runtime.state import State
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 Tests = Literal["with", "without", "only"]
 
 
-def _ignore(event: Event) -> None:
+def _ignore(told: Event | int) -> None:
     """Tell nobody."""
 
 
@@ -78,6 +79,7 @@ class Workspace:
         environ: the environment variables that templates may read.
         as_of: the moment that counts as now, ISO 8601 in UTC; None for the newest that the labels know of.
         command: what this process is called in the state and by those who wait for it.
+        on_loss: called with how many versions the loss of power took, when the store is opened.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class Workspace:
         environ: Mapping[str, str] | None = None,
         as_of: str | None = None,
         command: str = "treadle",
+        on_loss: Callable[[int], None] = _ignore,
     ) -> None:
         self.root, self.command, self.as_of = root, command, as_of
-        self._environment, self._variables = environment, variables
+        self._environment, self._variables, self._on_loss = environment, variables, on_loss
         self._environ = dict(os.environ) if environ is None else environ
         self._stack = ExitStack()
         self._has_planned = False
@@ -169,10 +172,7 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        store = Store(self.folder, owner=self.command)
-        with suppress(StoreError):  # it cannot be written, and what was published stands well
-            store.recover()
-        return store
+        return open_store(self.folder, owner=self.command, on_loss=self._on_loss)
 
     @cached_property
     def state(self) -> State:

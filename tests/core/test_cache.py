@@ -211,3 +211,21 @@ print(sorted({{"jinja2", "sqlglot", "pydantic", "yaml", "duckdb", "polars"}} & s
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_head_never_names_a_body_that_is_gone(tmp_path: Path) -> None:
+    """A disk that fills up between the two files, here a folder in the head's place, leaves the cache as it was."""
+    root = make(tmp_path / "shop")
+    load(root)
+    folder = root / ".treadle/cache"
+    [head], [body] = folder.glob("*.head"), folder.glob("*.body")
+    before = head.read_bytes()
+    head.with_suffix(".new").mkdir()
+    (root / "features/new.sql").write_text("select 1 as one")
+    assert "new" in load(root).graph.steps
+    assert head.read_bytes() == before
+    assert body.exists()
+    head.with_suffix(".new").rmdir()
+    load(root)
+    assert head.read_bytes() != before
+    assert len(list(folder.glob("*.body"))) == 1

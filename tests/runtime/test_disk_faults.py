@@ -95,6 +95,39 @@ def said(result: Printed) -> str:
     return result.stderr[start:]
 
 
+# a disk that fails after the system took what was written
+
+
+@pytest.fixture
+def thin_disk(disk: Disk, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB, as it believes, on a disk of 6: what it was given it may be unable to write later."""
+    image, folder = disk.folder / "image", tmp_path.resolve() / "thin"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 * KIB * KIB)
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("there is no mkfs.ext4")
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+    mount("-o", "loop", image, folder)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_what_the_disk_could_not_take_after_all_is_withdrawn(make_project: MakeProject, thin_disk: Path) -> None:
+    project = on_disk(make_project("features"), Disk(thin_disk))
+    project.build()
+    before, standing = environment(project), project.metas()
+    project.write("features/large.sql", "select i, md5(i::varchar) as h from range(600000) as t (i)")
+    project.edit(*VARIANT)
+    error = said(project.run("build", "--threads", "1", code=1))
+    assert re.match(r"error\[TR80[35]\]: ", error)
+    assert re.search(
+        r"^  withdrawn is what was published and may not be on the disk: [1-9] version", error, re.MULTILINE
+    )
+    assert sorted(os.listdir(thin_disk / "store")) == sorted(standing)
+    assert environment(project) == before
+
+
 # a full disk
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from treadle.errors import StoreError
+from treadle.names import parse_moment_us
 from treadle_runtime.engine import view_sql
-from treadle_runtime.intervals import find_pieces
+from treadle_runtime.intervals import Window, find_pieces
+from treadle_runtime.version import from_meta, to_meta
 
 if TYPE_CHECKING:
     from conftest import Built, MakeProject, ProjectFolder
@@ -786,7 +790,7 @@ def flip(project: ProjectFolder, found: Version, number: int) -> None:
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    assert len(project.json("verify", code=1)["wrong"]) == 2
+    assert [each["status"] for each in project.json("verify", code=1)["wrong"]][:3].count("damaged") == 2
 
 
 @pytest.mark.parametrize("select", [(), ("--select", "daily")])
@@ -801,6 +805,42 @@ def test_verify_takes_a_damaged_interval_away_with_its_table(project: ProjectFol
     project.json("verify")
 
 
+def test_interval_reads_no_damaged_part(project: ProjectFolder) -> None:
+    built = project.build()
+    flip(project, version(built, "orders"), 2)
+    project.write("data/orders-05.csv", some_day(5))
+    assert computed(project.build()) == (1, 5)
+    project.edit("features/daily.sql", "count(*) as n", "count(*) + 1 as n")
+    with pytest.raises(StoreError, match="is damaged"):
+        project.build()
+    project.treadle("verify", "--repair")
+    project.build()
+    project.json("verify")
+
+
+def test_intervals_computed_from_damage_are_computed_again(project: ProjectFolder) -> None:
+    built = project.build()
+    before, metas = version(built), project.metas()
+    flip(project, version(built, "orders"), 2)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert {each["step"] for each in wrong if each["status"] == "suspect"} == {"daily"}
+    assert sum(each["status"] == "suspect" for each in wrong) == 5
+    built = project.build()
+    assert computed(built) == (4, 4)
+    assert digests(version(built)) == digests(before)
+    assert project.metas() == metas
+
+
+def test_intervals_that_no_table_has_yet_may_be_computed_from_damage(project: ProjectFolder) -> None:
+    built = project.build("orders")
+    project.build("daily", window=Window())
+    flip(project, version(built, "orders"), 2)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert [each["step"] for each in wrong if each["status"] == "suspect"] == [""] * 4
+    assert computed(project.build()) == (4, 4)
+    project.json("verify")
+
+
 def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(project: ProjectFolder) -> None:
     before = version(project.build())
     flip(project, before, 2)
@@ -811,12 +851,14 @@ def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(pro
     project.json("verify")
 
 
-def test_full_refresh_replaces_a_damaged_interval(project: ProjectFolder) -> None:
+def test_full_refresh_does_not_replace_a_damaged_table(project: ProjectFolder) -> None:
     before = version(project.build())
     flip(project, before, 2)
+    with pytest.raises(StoreError, match="is damaged"):
+        project.build("daily", full_refresh=True)
+    project.treadle("verify", "--repair")
     built = project.build("daily", full_refresh=True)
     assert digests(version(built)) == digests(before)
-    assert "was damaged and is replaced" in built.notes("daily")[0]
     project.json("verify")
 
 
@@ -846,6 +888,50 @@ def test_full_refresh_computes_all_intervals_and_keeps_the_first_results(project
     built = project.build("daily", full_refresh=True)
     assert computed(built) == (4, 4)
     assert project.metas() == before
+
+
+def other_rows(project: ProjectFolder, found: Version, number: int) -> None:
+    """Let an interval of a table have come out otherwise when it was computed first."""
+    old = found.parts[number]
+    file = found.folder / old.name
+    file.chmod(0o644)
+    with duckdb.connect() as con:
+        con.execute(f"create table t as from '{file}'; update t set n = n + 1")
+        file.write_bytes(b"")  # in place: the piece is the same file
+        con.execute(f"copy t to '{file}' (format parquet, use_tmp_file false)")
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    piece = dict(found.info["intervals"])[old.name[5:15]]  # type: ignore[call-overload]
+    for folder in (found.folder, found.folder.with_name(piece)):
+        meta = folder / "meta.json"
+        meta.chmod(0o644)
+        version = from_meta(meta.read_bytes(), folder)
+        parts = (replace(p, digest=digest, bytes=len(content)) if p.digest == old.digest else p for p in version.parts)
+        meta.write_bytes(to_meta(replace(version, parts=tuple(parts))))
+    assert project.json("verify")["sound"]
+
+
+def test_full_refresh_tells_of_intervals_that_come_out_otherwise(project: ProjectFolder) -> None:
+    found = version(project.build())
+    other_rows(project, found, 1)
+    before = project.metas()
+    said = f"a second build of {found.fingerprint[:12]} gave other bytes: it is not reproducible; the first stays"
+    reason = "rows that tie in an order by, any_value() or first() may come out otherwise"
+    assert project.build("daily", full_refresh=True).notes("daily") == (
+        said,
+        f"1 of 4 intervals differ, such as 2024-01-02; {reason}",
+    )
+    window = Window(parse_moment_us("2024-01-02"), parse_moment_us("2024-01-04"))
+    assert project.build("daily", full_refresh=True, window=window).notes("daily") == (
+        said,
+        f"1 of 2 intervals differ, such as 2024-01-02; {reason}",
+    )
+    assert project.metas() == before
+
+
+def test_full_refresh_says_that_intervals_come_out_the_same(project: ProjectFolder) -> None:
+    project.build()
+    assert project.build("daily", full_refresh=True).notes("daily") == ("computed again, with the same bytes",)
 
 
 def test_debugger_runs_an_incremental_feature_and_stores_nothing(project: ProjectFolder) -> None:

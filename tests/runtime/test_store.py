@@ -112,27 +112,21 @@ def test_the_first_published_version_stands(store: Store) -> None:
     assert files(store.root) == [f"store/{FP}/{name}" for name in names]
 
 
-def test_a_damaged_version_is_replaced_by_a_second_build(store: Store) -> None:
+def test_a_damaged_version_is_not_replaced_by_a_second_build(store: Store) -> None:
     first = publish(store, content=b"first")
     part = first.folder / "model/weights.bin"
     part.chmod(0o644)
     part.write_bytes(b"fIrst")  # of equal size: reading alone does not notice
     assert store.read(FP) == first
     assert [problem.code for problem in store.find_damage(FP)] == ["TR804"]
-    with store.claim(FP), store.draft(FP, kind="train") as draft:
-        (draft.folder / "weights.bin").write_bytes(b"second")
-        version = draft.publish([], {})
-    assert (draft.dropped, len(draft.damage)) == (None, 1)
-    assert (version.folder / "weights.bin").read_bytes() == b"second"
-    assert store.find_damage(FP) == []
-    assert files(store.root) == [f"store/{FP}/{name}" for name in ("meta.json", "weights.bin")]
-
-
-def test_a_version_without_its_meta_file_is_replaced(store: Store) -> None:
-    (publish(store).folder / "meta.json").unlink()
-    again = publish(store, content=b"second")
-    assert store.read(FP) == again
-    assert (again.folder / "model/weights.bin").read_bytes() == b"second"
+    with pytest.raises(StoreError, match="TR804"):
+        publish(store, content=b"second")
+    assert part.read_bytes() == b"fIrst"
+    (first.folder / "meta.json").unlink()
+    with pytest.raises(StoreError, match="TR804"):
+        publish(store, content=b"second")
+    store.remove([FP])
+    assert publish(store, content=b"first") == first
 
 
 def test_a_version_of_a_newer_treadle_is_not_replaced(store: Store) -> None:

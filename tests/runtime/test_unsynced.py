@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pytest
 
+from treadle.errors import StoreError
 from treadle_runtime import disk
 from treadle_runtime.lock import hold_lock
 
@@ -30,7 +32,12 @@ from treadle import feature
 @feature(entity="user", static=True)
 def looking(orders: pl.LazyFrame) -> pl.LazyFrame:
     [note] = os.listdir(".treadle/unsynced")
-    return orders.select("user", boot=pl.lit(open(".treadle/unsynced/" + note).read()))
+    open_there = [os.readlink(f"/proc/{os.getppid()}/fd/{name}") for name in os.listdir(f"/proc/{os.getppid()}/fd")]
+    return orders.select(
+        "user",
+        boot=pl.lit(open(".treadle/unsynced/" + note).read()),
+        is_watched=pl.lit(os.path.realpath(".treadle/store") in open_there),
+    )
 """
 
 
@@ -61,8 +68,8 @@ def test_run_notes_itself_while_it_computes(make_project: MakeProject) -> None:
     project = make_project("features", {"features/looking.py": LOOKING})
     project.treadle("build")
     with duckdb.connect(str(project.root / ".treadle/dev.duckdb"), read_only=True) as con:
-        [(boot,)] = con.execute("select distinct boot from looking").fetchall()
-    assert boot == BOOT.read_text().strip()
+        found = con.execute("select distinct boot, is_watched from looking").fetchall()
+    assert found == [(BOOT.read_text().strip(), True)]
     assert os.listdir(project.root / ".treadle/unsynced") == []
 
 
@@ -130,3 +137,103 @@ def test_note_of_a_run_in_work_stays(make_project: MakeProject) -> None:
         assert file.exists()
     project.build()
     assert not file.exists()
+
+
+def fail_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk fail while the system writes to it what it was given, which it tells at the next wait."""
+
+    def fail(descriptor: int, path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(disk, "_sync_file_system", fail)
+
+
+def test_what_did_not_reach_the_disk_is_withdrawn(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project("features")
+    project.build("orders")
+    before, published = project.metas(), environment(project)
+    time.sleep(0.02)  # a tick of the clock of files
+    with monkeypatch.context() as faulty:
+        fail_to_write(faulty)
+        printed = project.treadle("build", code=1)
+    assert printed.stderr.splitlines()[-4:] == [
+        f"error[TR805]: {project.root}/.treadle/store cannot be written",
+        f"  Input/output error: {project.root}/.treadle/store",
+        "  withdrawn is what was published and may not be on the disk: 1 version",
+        "  fix: see what the system tells of that disk (dmesg), then run the same command",
+    ]
+    assert project.metas() == before
+    assert environment(project) == published
+    assert os.listdir(project.root / ".treadle/unsynced") == []
+    assert project.build().of("built") == {"spend"}
+    assert project.leftovers() == []
+
+
+def test_what_a_killed_run_published_is_withdrawn_too(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project("features")
+    project.build()
+    note(project, BOOT.read_text().strip())
+    with monkeypatch.context() as faulty:
+        fail_to_write(faulty)
+        with pytest.raises(StoreError, match="TR805"):
+            project.build()
+    assert project.metas() == {}
+    assert len(project.build().of("built")) == 4
+
+
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_environment_is_not_moved_to_what_the_loss_of_power_left_half_written(
+    make_project: MakeProject, command: tuple[str, ...]
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    lose(part_of(project, "spend"))
+    note(project, "the boot before")
+    printed = project.treadle("env", *command, code=2)
+    assert "a version that is not in the store" in printed.stderr
+    assert printed.stderr.splitlines()[0] == (
+        "the loss of power left 1 version half written: it is removed, and `treadle build` makes it again"
+    )
+    assert project.build().of("built") == {"spend"}
+
+
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_environment_is_moved_to_what_is_on_the_disk(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """A version that was withdrawn, and made again by a run that was killed before it had waited."""
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    with monkeypatch.context() as faulty:
+        fail_to_write(faulty)
+        assert "error[TR805]" in project.treadle("env", *command, code=1).stderr
+    with project.open() as workspace:
+        assert workspace.state.environment("prod") == {}
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    project.treadle("env", *command)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("build",), ("plan",), ("verify",), ("env", "list"), ("clean", "--dry-run"), ("show", "orders")]
+)
+def test_command_tells_what_the_loss_of_power_took(make_project: MakeProject, command: tuple[str, ...]) -> None:
+    project = make_project("features")
+    project.build()
+    for step in ("spend", "test:unique_orders_id"):
+        folder = part_of(project, step).parent
+        lose(folder / "meta.json")
+    note(project, "the boot before")
+    code = 1 if command == ("verify",) else 0
+    said = "the loss of power left 2 versions half written: they are removed, and `treadle build` makes them again"
+    assert project.treadle(*command, code=code).stderr.splitlines()[0] == said
+    assert said not in project.treadle("build").stderr
+
+
+def environment(project: ProjectFolder) -> dict[str, str]:
+    with project.open() as workspace:
+        return workspace.state.environment("dev")

@@ -92,7 +92,8 @@ def test_every_flipped_bit_of_any_file_is_found(churn: ProjectFolder) -> None:
     for path in rng.sample(files, 12):
         position = rng.randrange(path.stat().st_size - 1)  # the line's end of meta.json says nothing
         flip(path, position)
-        [wrong] = churn.json("verify", code=1)["wrong"]
+        wrong, *suspects = churn.json("verify", code=1)["wrong"]
+        assert {each["status"] for each in suspects} <= {"suspect"}
         assert (wrong["status"], wrong["fingerprint"]) == ("damaged", path.relative_to(churn.root).parts[2])
         flip(path, position)
     assert churn.json("verify")["sound"]
@@ -112,6 +113,28 @@ def test_missing_version_is_made_again(churn: ProjectFolder) -> None:
     churn.treadle("build", "--select", "churn.refit rows")
     assert churn.metas() == before
     assert churn.json("verify")["sound"]
+
+
+def test_missing_version_is_noticed_by_a_build_and_a_missing_part_by_who_reads_it(make_project: MakeProject) -> None:
+    """A build with nothing to do lists the store and opens no version."""
+    project = make_project("features")
+    project.build()
+    before = project.metas()
+    part = part_of(project, "orders")
+    shutil.rmtree(part_of(project, "spend").parent)
+    assert project.reasons() == {"spend": "its version is missing in the store"}
+    assert project.build().of("built") == {"spend"}
+    part.unlink()
+    assert project.reasons() == {}
+    project.treadle("build")
+    assert project.json("verify", code=1)["wrong"][0]["why"] == "part-0.parquet is missing"
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    assert "part-0.parquet is missing" in project.treadle("build", code=1).stderr
+    [wrong] = project.json("verify", "--repair")["wrong"]  # nothing can have been computed from it
+    assert wrong["step"] == "orders"
+    project.edit("features/spend.sql", "count(*) + 1 as n", "count(*) as n")
+    project.treadle("build")
+    assert project.metas() == before
 
 
 def test_model_that_no_build_makes_again_is_named(churn: ProjectFolder) -> None:
@@ -179,6 +202,89 @@ def test_version_that_somebody_reads_is_not_withdrawn(make_project: MakeProject)
         assert part.exists()
     project.treadle("verify", "--repair")
     assert not part.exists()
+
+
+# what was computed from damage
+
+
+def test_what_was_computed_from_a_damaged_version_is_withdrawn_too(churn: ProjectFolder) -> None:
+    before, fingerprint = churn.metas(), fingerprint_of(churn, "orders")
+    part = part_of(churn, "orders")
+    flip(part, part.stat().st_size // 2)
+    result = churn.treadle("verify", code=1)
+    assert "suspect, as computed from what is damaged: churn.baseline, churn.choose" in result.stdout
+    assert "churn version 1 stands on it: the build makes it again" in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: treadle verify --repair && treadle build"
+    assert churn.metas() == before
+
+    found = churn.json("verify", "--repair")
+    assert {each["fingerprint"] for each in found["wrong"] if each["is_withdrawn"]} == before.keys()
+    assert {tuple(each["roots"]) for each in found["wrong"] if each["status"] == "suspect"} == {(fingerprint,)}
+    assert found["next"] == ["treadle build"]
+    assert churn.metas() == {}
+    churn.treadle("build", "--threads", "1")
+    assert churn.metas() == before
+    assert churn.json("verify")["sound"]
+
+
+def test_few_steps_to_build_again_are_named(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    flip(part_of(project, "orders"), 100)
+    result = project.treadle("verify", "--repair")
+    assert (
+        "withdrawn too, as computed from what is damaged: spend, not_null_orders_id, unique_orders_id\n"
+        in result.stdout
+    )
+    names = "orders spend test:not_null_orders_id test:unique_orders_id"
+    assert result.stdout.splitlines()[-1] == f"next: treadle build --select '{names}'"
+    project.treadle("build", "--select", names)
+    assert project.json("verify")["sound"]
+
+
+def test_damage_passes_through_views(make_project: MakeProject) -> None:
+    project = make_project(
+        "features",
+        {
+            "features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('orders') }} where amount > 50",
+            "features/top.sql": "select max(amount) as most from {{ ref('big') }}",
+            "features/other.sql": "select 1 as one",
+        },
+    )
+    project.build()
+    flip(part_of(project, "orders"), 100)
+    wrong = project.json("verify", "--repair", "--select", "orders")["wrong"]
+    assert {each["step"] for each in wrong if not each["step"].startswith("test:")} == {"orders", "spend", "top"}
+    assert len(project.metas()) == 1
+
+
+def test_damage_stays_while_somebody_reads_what_was_computed_from_it(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    source, part = part_of(project, "orders"), part_of(project, "spend")
+    flip(source, 100)
+    with project.open(command="treadle show spend") as workspace:
+        workspace.lease.add([part.parent.name])
+        result = project.treadle("verify", "--repair", code=1)
+        assert "suspect, as computed from what is damaged: spend\n" in result.stdout
+        assert "treadle show spend reads it" in result.stdout
+        assert source.exists()
+        assert part.exists()
+    project.treadle("verify", "--repair")
+    assert not source.exists()
+    assert not part.exists()
+
+
+def test_model_that_no_build_makes_again_stays_though_it_may_be_wrong(churn: ProjectFolder) -> None:
+    old = {step: fingerprint_of(churn, step) for step in ("profile", "rows", "churn.refit")}
+    churn.edit("features/shares.py", "> 50", "> 51")
+    churn.build()
+    flip(part_of(churn, "orders"), 100)
+    result = churn.treadle("verify", "--repair", code=1)
+    assert "churn version 1 stands on it, and no build makes it again: promote another version" in result.stdout
+    assert "churn version 2 stands on it: the build makes it again" in result.stdout
+    assert {old["rows"], old["churn.refit"]} <= churn.metas().keys()
+    assert old["profile"] not in churn.metas()
 
 
 # state
@@ -257,6 +363,8 @@ def test_catalog_is_made_anew_while_the_project_is_broken(make_project: MakeProj
 @pytest.mark.parametrize(
     ("damaged", "edit", "reader"),
     [
+        ("orders", ("features/spend.sql", "count(*) as n", "count(*) + 1 as n"), "spend"),
+        ("orders", ("features/shares.py", "> 50", "> 51"), "profile"),
         ("spend", ("models/churn.yml", "[spend, profile]", "[{spend: {columns: [total]}}, profile]"), "rows"),
         ("rows", ("models/churn.yml", "max_depth: 2", "max_depth: 3"), "churn.tree.train"),
         ("churn.linear.train", ("pipelines/churn.yml", "[roc_auc, brier]", "[roc_auc]"), "churn.linear.evaluate"),
@@ -277,7 +385,8 @@ def test_nothing_learns_from_a_flipped_byte(
         "  fix: run `treadle verify --repair`, then the same command: what was damaged is made again\n"
     )
     assert environment(churn) == published
-    churn.treadle("verify", "--repair")
+    # Where a feature read it, the model that stands in the registry may be wrong, and no build makes it again.
+    churn.treadle("verify", "--repair", code=int(damaged == "orders"))
     churn.treadle("build", "--threads", "1")
     assert churn.json("verify")["sound"]
 

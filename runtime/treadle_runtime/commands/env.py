@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from treadle_runtime.commands.options import command_words, compile_project, folder_option, json_option
+from treadle_runtime.commands.options import command_words, compile_project, folder_option, json_option, print_loss
 
 if TYPE_CHECKING:
     from treadle.projectfile import EnvironmentNames
@@ -315,15 +315,17 @@ def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
     from treadle.files import find_root
     from treadle.projectfile import read_environments
     from treadle_runtime.environments import Environments
+    from treadle_runtime.recovery import open_store
     from treadle_runtime.state import State
-    from treadle_runtime.store import Store, storage_errors
+    from treadle_runtime.store import storage_errors
 
     root = find_root(folder)
     names, words = read_environments(root), command_words()
     with storage_errors(root):
         (root / ".treadle").mkdir(exist_ok=True)
     with State(root / ".treadle" / "state.db") as state:
-        yield names, Environments(state, Store(root / ".treadle", owner=words), command=words)
+        store = open_store(root / ".treadle", owner=words, on_loss=print_loss)
+        yield names, Environments(state, store, command=words)
 
 
 def _write_views(environments: Environments, name: str, *, like: str | None = None) -> None:

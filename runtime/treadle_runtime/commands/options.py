@@ -118,7 +118,16 @@ def open_run(
     """Open a project with values for what the options give as text."""
     from treadle_runtime.workspace import Workspace
 
-    return Workspace(root, environment=environment, variables=variables, as_of=as_of, command=command_words())
+    return Workspace(
+        root, environment=environment, variables=variables, as_of=as_of, command=command_words(), on_loss=print_loss
+    )
+
+
+def print_loss(n: int) -> None:
+    """Print on stderr how many versions the loss of power took."""
+    version, what = ("version", "it is removed, and") if n == 1 else ("versions", "they are removed, and")
+    again = f"`treadle build` makes {'it' if n == 1 else 'them'} again"
+    click.echo(f"the loss of power left {n:,} {version} half written: {what} {again}", err=True)
 
 
 def interruption() -> Interruption:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @selection_options
-@click.option("--repair", is_flag=True, help="Take damaged versions away: the next build makes them again")
+@click.option("--repair", is_flag=True, help="Take damaged versions away, and what was computed from them")
 @threads_option
 @project_options
 @json_option
@@ -40,7 +41,8 @@ def verify(
     """Check every stored version, the state and the catalogs
 
     All versions of all steps are read and compared with the digests that were written with them; the catalog of each
-    environment is made anew. Exit code 1: something is wrong, and is named with the command that sets it right.
+    environment is made anew. What may have been computed from a damaged version counts as damaged too. Exit code 1:
+    something is wrong, and is named with the command that sets it right.
 
     \b
     Examples:
@@ -83,7 +85,8 @@ def _to_lines(report: Report, commands: list[str]) -> list[str]:
     from treadle_runtime.commands.console import to_lines
     from treadle_runtime.commands.story import mebibytes
 
-    n_bad = sum(each.fingerprint in report.checked for each in report.wrong)
+    wrong = [each for each in report.wrong if each.status != "suspect"]
+    n_bad = sum(each.fingerprint in report.checked for each in wrong)
     size = mebibytes(sum(report.checked.values()))
     rows = [
         ("state", report.state[0].why.splitlines()[0] if report.state else "ok"),
@@ -92,12 +95,31 @@ def _to_lines(report: Report, commands: list[str]) -> list[str]:
     for env, problem in report.catalogs.items():
         rows.append((f"catalog of {env}", "made anew" if problem is None else f"not made: {problem.what}"))
     lines = to_lines(rows)
-    table = [(_status(each), each.step or "unknown", each.fingerprint[:12], _users(each)) for each in report.wrong]
-    for line, each in zip(to_lines(table), report.wrong, strict=True):
+    table = [(_status(each), each.step or "unknown", each.fingerprint[:12], _users(each)) for each in wrong]
+    for line, each in zip(to_lines(table), wrong, strict=True):
         lines += [line, f"  {each.why}"]
+    lines += _tell_suspects([each for each in report.wrong if each.status == "suspect"])
     for problem in (*report.state, *filter(None, report.catalogs.values())):
         lines += ["", *problem.to_text().splitlines()]
     return lines + [f"{'next' if n == 0 else ' or '}: {command}" for n, command in enumerate(commands)]
+
+
+def _tell_suspects(suspects: Sequence[Wrong]) -> list[str]:
+    """Return what may have been computed from damage: the steps in a line, and a line for whom it concerns."""
+    from treadle_runtime.commands.console import to_names
+
+    lines = []
+    for word, is_withdrawn in (("withdrawn too", True), ("suspect", False)):
+        chosen = [each for each in suspects if each.is_withdrawn == is_withdrawn]
+        if names := dict.fromkeys(each.step or f"unknown ({each.fingerprint[:12]})" for each in chosen):
+            lines.append(f"{word}, as computed from what is damaged: {to_names(names)}")
+        if models := sorted({model for each in chosen for model in each.models if not each.is_lost}):
+            lines.append(f"  {', '.join(models)} stands on it: the build makes it again")
+    if lost := sorted({model for each in suspects for model in each.models if each.is_lost}):
+        lines.append(f"  {', '.join(lost)} stands on it, and no build makes it again: promote another version")
+    if holders := sorted({holder for each in suspects for holder in each.holders}):
+        lines.append(f"  not withdrawn: {', '.join(holders)} reads it")
+    return lines
 
 
 def _status(wrong: Wrong) -> str:
@@ -114,11 +136,14 @@ def _users(wrong: Wrong) -> str:
 
 def _next(report: Report, environment: str) -> list[str]:
     """Return what to paste: the repair, then a build of what is missing in each environment."""
+    from treadle_runtime.commands.console import MAX_NAMES
+
     commands = []
     if any(each.status == "damaged" and not each.is_withdrawn for each in report.wrong):
         commands.append("treadle verify --repair")
     for env in sorted({env for each in report.wrong for env in each.environments}):
-        names = " ".join(sorted({each.step for each in report.wrong if env in each.environments}))
         option = "" if env == environment else f" --env {env}"
-        commands.append(f"treadle build{option} --select {shlex.quote(names)}")
+        names = sorted({each.step for each in report.wrong if env in each.environments})
+        chosen = f" --select {shlex.quote(' '.join(names))}" if len(names) <= MAX_NAMES else ""
+        commands.append(f"treadle build{option}{chosen}")
     return [" && ".join(commands)] if commands else []
