@@ -282,7 +282,14 @@ class Workspace:
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
             defer=self._deferral(defer, selectors, exclude, state) if defer else None,
+            gates=self._gates(exclude, state) if tests != "without" and (selectors or exclude) else frozenset(),
         )
+
+    def _gates(self, exclude: tuple[str, ...], state: str | None) -> frozenset[str]:
+        """Return the tests that run with whatever publishes what they look at: all that are not excluded."""
+        gates = frozenset(step.id for step in self.graph if step.kind == "test")
+        compared = self._compare_for((), exclude, state)
+        return gates - select.select(self.graph, exclude, compared=compared) if exclude else gates
 
     def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...], state: str | None) -> Deferral:
         """Return what may be read from another environment: nothing that the selection names, tested or built."""
