@@ -174,9 +174,7 @@ class Workspace:
 
     @cached_property
     def state(self) -> State:
-        with storage_errors(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            return self._stack.enter_context(State(self.folder / "state.db"))
+        return self._stack.enter_context(State(self.folder / "state.db"))
 
     @cached_property
     def registry(self) -> Registry:

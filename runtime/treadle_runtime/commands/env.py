@@ -316,12 +316,10 @@ def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
     from treadle.projectfile import read_environments
     from treadle_runtime.environments import Environments
     from treadle_runtime.state import State
-    from treadle_runtime.store import Store, storage_errors
+    from treadle_runtime.store import Store
 
     root = find_root(folder)
     names, words = read_environments(root), command_words()
-    with storage_errors(root):
-        (root / ".treadle").mkdir(exist_ok=True)
     with State(root / ".treadle" / "state.db") as state:
         yield names, Environments(state, Store(root / ".treadle", owner=words), command=words)
 
