@@ -146,8 +146,9 @@ def free_bytes(path: Path) -> int:
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether files can be made in a folder, or in the nearest one above where it is still to be made."""
-    return os.access(_nearest(folder), os.W_OK | os.X_OK)
+    """Return whether files may be made in a folder, or in the nearest one above where it is still to be made."""
+    nearest = _nearest(folder)
+    return not nearest.is_dir() or os.access(nearest, os.W_OK | os.X_OK)
 
 
 def unwritable(folder: Path) -> Problem:

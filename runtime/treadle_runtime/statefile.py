@@ -91,8 +91,10 @@ class StateFile:
                 self._refuse_emptied()
                 self._open(_copy_to_memory(path))
             return
-        with disk.storage_errors(path.parent):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(path, error.strerror or "it cannot be written") from error
         # A new file's switch to WAL and a migration are for one process at a time.
         with self._errors(), disk.storage_errors(path.parent), _locked(path.with_name("state.lock")):
             self._refuse_emptied()
