@@ -431,11 +431,12 @@ class Workspace:
         runner = Runner(store, self.state, self.jobs(), emit, threads=threads, windows=windows)
         return runner.run(plan, run_id)
 
-    def step(self, name: str) -> StepHandle:
+    def step(self, name: str, *, defer: str | None = None) -> StepHandle:
         """Return a step, with its inputs and what is built of it.
 
         Args:
             name: its id, or a name that means one step.
+            defer: see `plan`.
 
         Raises:
             UsageError: TR601, there is no such step; TR603, there are several.
@@ -443,7 +444,7 @@ class Workspace:
         step = self.find(name)
         from treadle_runtime.handle import StepHandle
 
-        plan = self.plan([step.id], tests="with")
+        plan = self.plan([step.id], tests="with", defer=defer)
         self.lease.add(identity.fingerprint for identity in plan.identities.values())
         return StepHandle(step, plan, self.jobs(), self.lease)
 

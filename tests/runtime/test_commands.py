@@ -120,7 +120,7 @@ def test_plan_gives_actions_and_reasons(churn: ProjectFolder) -> None:
     lines = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
     assert lines[0] == ["build", "feature", "spend", "code of features/spend.sql changed"]
     assert lines[1] == ["build", "dataset", "rows", "spend changed"]
-    assert result.stdout.splitlines()[-1] == "next: treadle build"
+    assert result.stdout.splitlines()[-1] == "next: treadle build --select spend+"
     found = {step["id"]: step for step in churn.json("plan")}
     assert found["spend"]["action"] == "build"
     assert found["orders"]["action"] == "reuse"

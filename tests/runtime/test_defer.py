@@ -161,3 +161,10 @@ def test_changed_steps_alone_are_built_on_the_environment_that_they_are_compared
     options = ("--select", "state:modified,top", "--state", "production", "--defer", "production")
     project.treadle("build", *options)
     assert published(project, "dev").keys() == {"recent", "top"}
+
+
+def test_show_finds_what_was_built_on_the_other_environment(project: ProjectFolder) -> None:
+    result = project.treadle("run", "top", "--defer", "production")
+    assert result.stdout.splitlines()[-1] == "next: treadle show top --defer production"
+    assert "20 rows x 2" in project.treadle("show", "top", "--defer", "production").stdout
+    assert "error[TR807]" in project.treadle("show", "top", code=2).stderr

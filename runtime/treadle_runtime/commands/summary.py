@@ -8,6 +8,7 @@ import click
 
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.story import in_order, interval, number, seconds
 from treadle_runtime.intervals import PIECES
 
@@ -137,7 +138,7 @@ def _backfilled(outcome: Outcome) -> list[str]:
         elif result.pieces is not None:
             n, of = result.pieces
             rest = "the rest" if n < of else "none of them again"
-            lines.append(f"{n:,} of {of:,} intervals of {step_id} are there; treadle build computes {rest}")
+            lines.append(f"{n:,} of {of:,} intervals of {step_id} are there; {next_command('build')} computes {rest}")
     return lines
 
 
@@ -168,11 +169,11 @@ def _next(workspace: Workspace, outcome: Outcome) -> str:
     for pipeline in outcome.candidates:
         champion = workspace.registry.champion(pipeline, env=workspace.environment)
         if champion is None or champion.number != outcome.candidates[pipeline]:
-            return f"treadle models promote {pipeline}"
+            return next_command("models", "promote", pipeline)
     if outcome.run.is_rejected():
-        return "correct what the gates found, then treadle build"
+        return f"correct what the gates found, then {next_command('build')}"
     pipelines = _pipelines(outcome.run)
     if pipelines:
-        return f"treadle show {pipelines[0]}"
+        return next_command("show", pipelines[0])
     shown = [r.planned.step for r in outcome.run.results.values() if r.planned.step.kind in ("feature", "source")]
-    return f"treadle show {shown[-1].name}" if shown else "treadle list"
+    return next_command("show", shown[-1].name) if shown else next_command("list")

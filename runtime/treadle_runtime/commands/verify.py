@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import (
     json_option,
     open_project,
@@ -116,9 +116,9 @@ def _next(report: Report, environment: str) -> list[str]:
     """Return what to paste: the repair, then a build of what is missing in each environment."""
     commands = []
     if any(each.status == "damaged" and not each.is_withdrawn for each in report.wrong):
-        commands.append("treadle verify --repair")
+        commands.append(next_command("verify", "--repair"))
     for env in sorted({env for each in report.wrong for env in each.environments}):
         names = " ".join(sorted({each.step for each in report.wrong if env in each.environments}))
-        option = "" if env == environment else f" --env {env}"
-        commands.append(f"treadle build{option} --select {shlex.quote(names)}")
+        option = () if env == environment else ("--env", env)
+        commands.append(next_command("build", *option, "--select", names))
     return [" && ".join(commands)] if commands else []
