@@ -216,7 +216,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
       treadle env promote dev production
       treadle env promote dev production --select +spend --yes
     """
-    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.commands.console import ask, print_json
     from treadle_runtime.environments import stand_on
 
     with _opened(folder) as (names, environments):
@@ -231,7 +231,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
         is_change = bool(move.changes or move.candidates)
         if is_change and not as_json and not yes:
             _print_names(move.changes)
-            yes = click.confirm(f"Promote {source} to {target}: {_counts(move.changes)}?")
+            yes = ask(f"Promote {source} to {target}: {_counts(move.changes)}?")
             if not yes:
                 return
         if yes or not (is_change or as_json):
@@ -293,14 +293,14 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
       treadle env drop pr_17
       treadle env drop pr_17 --yes
     """
-    from treadle_runtime.commands.console import print_json, print_wait
+    from treadle_runtime.commands.console import ask, print_json, print_wait
     from treadle_runtime.views import remove_views
 
     with _opened(folder) as (names, environments):
         names.check(name, environments.names())
         n = len(environments.state.environment(name))
         if not as_json and not yes:
-            yes = click.confirm(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
+            yes = ask(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
         if yes:
             n = len(environments.drop(name).changes)
             remove_views(environments.store, name, on_wait=partial(print_wait, name))
