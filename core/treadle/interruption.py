@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): the first ends the command in order, and what does not end in time is ended.
+"""Ctrl-C, SIGTERM, a closed terminal (SIGHUP): the first ends the command in order, and what does not end is ended.
 
     signal -> KeyboardInterrupt in the main thread -> the command cleans up -> `end`: how to go on, and the exit code
 
