@@ -109,7 +109,7 @@ def run(arguments: list[str], interruption: Interruption) -> int:
     """Run the command line and return the exit code.
 
     Exit codes: 0 done, 1 something ran and failed, 2 wrong usage or project, 141 nobody reads on; by `interruption`
-    130 interrupted, 143 told to end by SIGTERM.
+    130 interrupted, 143 told to end by SIGTERM, 129 by SIGHUP.
 
     Raises:
         KeyboardInterrupt: it was interrupted.

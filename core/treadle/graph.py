@@ -48,7 +48,7 @@ def compile_graph(
     Raises:
         ProjectError: all problems of the project, in the order of files and lines.
     """
-    scope = Scope(set(project.broken), list(project.problems), set(project.unread))
+    scope = Scope(set(project.broken), list(project.problems), set(project.unread), project.unread_texts)
     sql = read_sql(_renderer(project, environ, as_of))
     tables = TableReader(project, scope, sql)
     pipelines = PipelineReader(project, scope)
@@ -63,7 +63,7 @@ def compile_graph(
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))
     else:
         _report_static(steps, scope)
-        scope.problems += check_inputs(steps)
+        scope.problems += check_inputs(steps, is_certain=scope.is_certain)
     _report_disabled(steps, tables.disabled, scope)
     if scope.problems:
         raise ProjectError(sorted(dict.fromkeys(scope.problems), key=_position))
@@ -119,7 +119,7 @@ def _report_static(steps: list[Step], scope: Scope) -> None:
         if source is None or step.kind != "feature":
             continue
         timed[step_id] = source
-        if step.settings["static"] and step.id not in scope.broken:
+        if step.settings["static"] and scope.is_certain(step.id):
             why = f'it stands on "{source}", whose rows are true from their {by_id[source].config["event_time"]} on'
             fix = "give it an event_time of its own, or let it read what holds no later knowledge"
             what = f'static feature "{step.name}" stands on a timed one'

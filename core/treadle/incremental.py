@@ -5,7 +5,7 @@ Such a feature is computed interval by interval of its event_time; how, is `trea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from treadle.errors import Location, Problem
@@ -72,16 +72,17 @@ def check_config(
     return found
 
 
-def check_inputs(steps: Iterable[Step]) -> list[Problem]:
+def check_inputs(steps: Iterable[Step], *, is_certain: Callable[[str], bool]) -> list[Problem]:
     """Return a problem for each incremental feature that reads no table with a time, itself or through views.
 
     Args:
         steps: of the whole graph, without cycles.
+        is_certain: whether all is known that the files say of a feature.
     """
     by_id = {step.id: step for step in steps}
     found = []
     for step in by_id.values():
-        if step.config.get("materialized") == "incremental" and not _reads_timed(step, by_id):
+        if step.config.get("materialized") == "incremental" and not _reads_timed(step, by_id, is_certain):
             why = f"it reads {', '.join(step.inputs) or 'no table'}; event_time tells which rows an interval needs"
             fix = "set event_time of the source or feature that its rows come from; of a view, that of what it reads"
             what = f'incremental feature "{step.name}" reads no table with an event_time'
@@ -89,9 +90,12 @@ def check_inputs(steps: Iterable[Step]) -> list[Problem]:
     return found
 
 
-def _reads_timed(step: Step, by_id: Mapping[str, Step]) -> bool:
+def _reads_timed(step: Step, by_id: Mapping[str, Step], is_certain: Callable[[str], bool]) -> bool:
+    """Return whether a step reads a table with a time, or one that may have it as far as is known."""
     for parent in (by_id[name] for name in step.inputs if name in by_id):
         is_view = parent.query is not None and parent.is_inline
-        if _reads_timed(parent, by_id) if is_view else parent.config.get("event_time"):
+        if not is_certain(parent.id):
+            return True
+        if _reads_timed(parent, by_id, is_certain) if is_view else parent.config.get("event_time"):
             return True
     return False

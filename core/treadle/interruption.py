@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the command in order, and what does not end in time is ended.
+"""Ctrl-C, SIGTERM, a closed terminal (SIGHUP): the first ends the command in order, and what does not end is ended.
 
     signal -> KeyboardInterrupt in the main thread -> the command cleans up -> `end`: how to go on, and the exit code
 
@@ -23,7 +23,7 @@ from typing import NoReturn
 
 GRACE_S = 1.5
 _AGAIN_S = 0.02
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if sys.platform != "win32" else ()))
 _THREAD = "interruption"
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -108,7 +108,8 @@ class Interruption:
     def end(self) -> NoReturn:
         """Say how to go on, and end the process."""
         self._is_over.acquire()  # for good: the process ends in one way
-        print(self.farewell, file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be gone
+            print(self.farewell, file=sys.stderr, flush=True)
         code = 128 + (self.signal or signal.SIGINT)
         if self._wakeup < 0:
             sys.exit(code)
@@ -143,5 +144,6 @@ class Interruption:
         time.sleep(GRACE_S)
         if self._is_over.acquire(blocking=False):
             text = f"{_SHOW_CURSOR if os.isatty(2) else ''}{self.farewell}\n"
-            os.write(2, text.encode(errors="replace"))
+            with suppress(OSError):
+                os.write(2, text.encode(errors="replace"))
             os._exit(128 + number)

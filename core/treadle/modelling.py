@@ -148,6 +148,22 @@ class PipelineReader:
 
     def _use(self, dataset: _Dataset, use: FeatureUse, feature: Feature, where: Location) -> dict[str, Any]:
         config = feature.config
+        if self.scope.is_certain(use.feature):
+            self._check_use(dataset, use, feature, where)
+        ttl = use.ttl or config.ttl
+        return {
+            "feature": use.feature,
+            "prefix": use.prefix or use.feature,
+            "keys": [[key, use.on.get(key, key)] for key in feature.keys],
+            "columns": list(use.columns),
+            "event_time": config.event_time,
+            "known_at": config.known_at,
+            "static": config.static,
+            "ttl_us": parse_duration_us(ttl) if ttl else None,
+        }
+
+    def _check_use(self, dataset: _Dataset, use: FeatureUse, feature: Feature, where: Location) -> None:
+        config = feature.config
         if config.entity is None:
             fix = f"set entity in the configuration of {feature.where.path}"
             self._report("TR404", f'feature "{use.feature}" has no entity to join it by', where, "", fix)
@@ -162,17 +178,6 @@ class PipelineReader:
                 suggestion = close_match(key, feature.keys) or ""
                 fix = f"write the feature's key before the column, as in on: {{{suggestion or 'key'}: {use.on[key]}}}"
                 self._report("TR405", f'"{key}" is no key of feature "{use.feature}"', where, why, fix, suggestion)
-        ttl = use.ttl or config.ttl
-        return {
-            "feature": use.feature,
-            "prefix": use.prefix or use.feature,
-            "keys": [[key, use.on.get(key, key)] for key in feature.keys],
-            "columns": list(use.columns),
-            "event_time": config.event_time,
-            "known_at": config.known_at,
-            "static": config.static,
-            "ttl_us": parse_duration_us(ttl) if ttl else None,
-        }
 
     # pipelines
 

@@ -131,8 +131,12 @@ def make_plan(
     day: str = "",
     full_refresh: bool = False,
     defer: Deferral | None = None,
+    gates: frozenset[str] = frozenset(),
 ) -> Plan:
     """Decide what runs.
+
+    What a selection stands on is published with it. So the tests of what is published anew run too, as they do when
+    all is built: those that read nothing but the selection and what it stands on.
 
     With `defer`, a step that is not selected and not built as its files stand now is read from the other environment
     where that has it, and what stands on it gets the fingerprint of that reading. Views and sources in place are part
@@ -147,6 +151,7 @@ def make_plan(
         day: today in UTC, for `volatile: day`.
         full_refresh: compute the selected steps even where their version stands in the store.
         defer: where parents are read from that are neither selected nor built.
+        gates: ids of the tests that may join the selection for what they look at is published anew.
     """
     identities, opponents = _identify(graph, known, as_of, run, day, lambda _, identity: identity)
     deferred: set[str] = set()
@@ -168,6 +173,8 @@ def make_plan(
         identities, opponents = _identify(graph, known, as_of, run, day, stand_in)
     reasons = dict.fromkeys(deferred, f"deferred to {defer.environment}") if defer else {}
     steps = _needed(graph, identities, known, selected, full_refresh, reasons)
+    if more := _ungated(graph, identities, known, steps, deferred, gates - selected):
+        steps = _needed(graph, identities, known, selected | more, full_refresh, reasons)
     return Plan(graph, identities, steps, opponents, as_of, frozenset(deferred))
 
 
@@ -251,6 +258,33 @@ def _needed(
             for parent in (*step.inputs, *(after for after in step.after if graph[after].kind != "test")):
                 needed.setdefault(parent, step.id)
     return tuple(found[step.id] for step in graph if step.id in found)
+
+
+def _ungated(
+    graph: Graph,
+    identities: Mapping[str, Identity],
+    known: Known,
+    steps: tuple[PlannedStep, ...],
+    deferred: set[str],
+    gates: frozenset[str],
+) -> frozenset[str]:
+    """Return those of the gates that look at what a build of the steps publishes anew, and at nothing else than that
+    and what the steps read besides."""
+    if not gates:
+        return frozenset()
+    read = {planned.step.id for planned in steps}
+    left = list(read)
+    while left:
+        step = graph[left.pop()]
+        if step.id in deferred:
+            continue
+        more = {*step.inputs, *(after for after in step.after if graph[after].kind != "test")} - read
+        read |= more
+        left += more
+    fresh = {step for step in read - deferred if known.published.get(step) != identities[step].fingerprint}
+    return frozenset(
+        gate for gate in gates if not fresh.isdisjoint(graph[gate].inputs) and read.issuperset(graph[gate].inputs)
+    )
 
 
 def _changes(step: Step, identity: Identity, known: Known) -> tuple[Change, ...]:

@@ -74,6 +74,7 @@ class Project:
         files: path -> stamp and digest of every file that was read, as `treadle.files` finds them.
         broken: names whose entries had problems; what refers to them is not reported again.
         unread: kinds (`source`, `model`, ...) of which some names are not known, for their file cannot be read.
+        unread_texts: what stands in the YAML files of which some entries cannot be read.
         problems: what is wrong so far.
     """
 
@@ -95,6 +96,7 @@ class Project:
     files: Mapping[str, tuple[Stamp, str]]
     broken: frozenset[str]
     unread: frozenset[str]
+    unread_texts: tuple[str, ...]
     problems: tuple[Problem, ...]
 
     def line(self, path: str, number: int) -> Location:
@@ -163,6 +165,7 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
         files=reader.files,
         broken=frozenset(reader.broken),
         unread=frozenset(reader.unread),
+        unread_texts=tuple(dict.fromkeys(reader.unread_texts)),
         problems=tuple(reader.problems),
     )
 
@@ -201,10 +204,12 @@ class _Reader:
         self.root, self.allowed, self.problems = root, allowed, problems
         self.broken: set[str] = set()
         self.unread: set[str] = set()
+        self.unread_texts: list[str] = []
         self.entries: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         self.files: dict[str, tuple[Stamp, str]] = {}
         self._stamps: Mapping[str, Stamp] = {}
         self._texts: dict[str, str] = {}
+        self._yaml: dict[str, str] = {}
 
     def texts(self, folder: str, suffix: str) -> dict[str, str]:
         prefix = f"{folder}/" if folder else ""
@@ -223,7 +228,8 @@ class _Reader:
                 elif suffix not in YAML:
                     self._texts[path] = self._read_text(path)
                 elif path != PROJECT_FILE:
-                    self._read_yaml(path, self._read_text(path), spec)
+                    self._yaml[path] = self._read_text(path)
+                    self._read_yaml(path, self._yaml[path], spec)
                 elif digest_text(self._read_text(path)) != digest_text(project_text):
                     # It was written to since it was parsed: no stamp, so that nobody takes it for what it is now.
                     self.files[path] = (0, 0, 0, 0), digest_text(project_text)
@@ -244,6 +250,7 @@ class _Reader:
             self.unread.add("feature")
         else:
             self.unread |= {kind for section, kind in _KINDS.items() if _SECTIONS[section][0] == folder}
+            self.unread_texts.append(self._yaml.get(path, ""))
 
     def _refuse_sql(self, path: str, folder: str) -> None:
         fix = "move it to features/ if it makes a table, or to tests/ if its rows are failures"

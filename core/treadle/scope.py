@@ -30,6 +30,7 @@ class Scope:
         steps: name -> id of the step that a reader of the name reads.
         broken: names whose definition is wrong; a reference to one is no further problem.
         unread: kinds of which some names are not known, because their file cannot be read.
+        unread_texts: what stands in these files, as far as it is text.
         problems: what was found wrong.
         warnings: what should be looked at.
     """
@@ -37,6 +38,7 @@ class Scope:
     broken: set[str]
     problems: list[Problem]
     unread: set[str] = field(default_factory=set)
+    unread_texts: tuple[str, ...] = ()
     kinds: dict[str, str] = field(default_factory=dict)
     places: dict[str, Location] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
@@ -104,10 +106,18 @@ class Scope:
         Args:
             name: which is not defined.
             kinds: what it may be.
-            suggestion: the known name that is meant if this one is misspelt.
+            suggestion: the known name that is meant if this one is misspelt, and such a file does not name it.
         """
-        is_misspelt = SequenceMatcher(None, name, suggestion).ratio() > _SURELY
-        return bool(self.unread & set(kinds)) and not is_misspelt
+        if self.unread.isdisjoint(kinds):
+            return False
+        is_named = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search
+        if any(is_named(text) for text in self.unread_texts):
+            return True
+        return SequenceMatcher(None, name, suggestion).ratio() <= _SURELY
+
+    def is_certain(self, feature: str) -> bool:
+        """Return whether all is known that YAML says of a feature: what it lacks may stand in what is wrong."""
+        return feature not in self.broken and "entity" not in self.unread
 
     def names(self, kinds: Iterable[str]) -> list[str]:
         """Return all names of some kinds."""

@@ -188,9 +188,10 @@ class TableReader:
         if not config.enabled:
             self.disabled.add(name)
         keys = self._keys(config, where)
-        self._check_time(name, config, where)
-        is_python = path.endswith(".py")
-        self.scope.problems += incremental.check_config(name, config, where, own=own, is_python=is_python)
+        if self.scope.is_certain(name):
+            self._check_time(name, config, where)
+            is_python = path.endswith(".py")
+            self.scope.problems += incremental.check_config(name, config, where, own=own, is_python=is_python)
         return Feature(name, where, config, keys, description)
 
     def _check_time(self, name: str, config: FeatureConfig, where: Location) -> None:
@@ -220,7 +221,8 @@ class TableReader:
         except ValidationError as error:
             self.scope.problems += [_config_problem(name, where, detail) for detail in error.errors(include_url=False)]
             self.scope.broken.add(name)
-            return FeatureConfig(static=True)
+            wrong = {detail["loc"][0] for detail in error.errors(include_url=False)}
+            return FeatureConfig.model_validate({key: value for key, value in values.items() if key not in wrong})
 
     def _keys(self, config: FeatureConfig, where: Location) -> tuple[str, ...]:
         if config.entity is None:

@@ -151,6 +151,19 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether files may be made in a folder, or in the nearest one above where it is still to be made."""
+    nearest = _nearest(folder)
+    return not nearest.is_dir() or os.access(nearest, os.W_OK | os.X_OK)
+
+
+def unwritable(folder: Path) -> Problem:
+    """Return the problem of a folder in which no file can be made."""
+    is_read_only = os.statvfs(_nearest(folder)).f_flag & os.ST_RDONLY
+    number = errno.EROFS if is_read_only else errno.EACCES
+    return _to_problem(folder, OSError(number, os.strerror(number), str(folder)))
+
+
 def how_to_write(*paths: Path) -> str:
     """Return what to do so that paths can be written: the first of them that is in the way is named."""
     nearest = [_nearest(path) for path in paths]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from treadle.errors import Problem, ProjectError, StepError
+from treadle.errors import Problem, ProjectError, StepError, StoreError
 from treadle.fingerprint import identify
 from treadle.names import close_match, parse_duration_us
 from treadle.step import Step
@@ -84,7 +84,7 @@ def check_freshness(
     for step in steps:
         try:
             newest_us = _find_newest(step, root, tuple(allow_paths), store, state)
-        except (ProjectError, StepError) as error:
+        except (ProjectError, StepError, StoreError) as error:
             found.append(Freshness(step, "unknown", problems=error.problems))
             continue
         found.append(judge(step, newest_us, now))
@@ -124,7 +124,7 @@ def _read_newest(
     version = store.read(fingerprint)
     with store.scratch() as scratch, engine.connect(temp_directory=scratch, threads=os.cpu_count() or 1) as con:
         if version is not None and (sql := view_sql(version, quote_text(str(version.folder)))):
-            return _max(con, sql, column, step)
+            return _read_version(con, sql, column, step, store, fingerprint)
         with readers.reading(con, config, observed, root):
             if not tolerant.is_quarantined(config):
                 return _max(con, readers.load(con, config, observed, root), column, step)
@@ -135,6 +135,15 @@ def _read_newest(
                     raise
             how = tolerant.read_tolerantly(Files(con, config, observed, root, scratch))
             return _max(con, tolerant.whole_rows(how.select()), column, step)
+
+
+def _read_version(con: Connection, sql: str, column: str, step: Step, store: Store, fingerprint: str) -> int | None:
+    try:
+        return _max(con, sql, column, step)
+    except duckdb.Error as error:
+        if damage := store.find_damage(fingerprint):
+            raise StoreError(damage) from error
+        raise
 
 
 def _max(con: Connection, sql: str, column: str, step: Step) -> int | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from treadle.plan import Plan
 from treadle_runtime import disk
-from treadle_runtime.lock import hold_lock, try_lock
+from treadle_runtime.lock import hold_lock, is_held, try_lock
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
 
@@ -37,6 +37,8 @@ class Holder:
 class Lease:
     """A reader's word that it may read versions; given up by `close`, when it is forgotten, or with its process.
 
+    Where .treadle cannot be written there is nobody to give it to.
+
     Args:
         root: the project's `.treadle` folder.
         state: the open state of the project.
@@ -51,7 +53,8 @@ class Lease:
         self._state = state
         self._held: set[str] = set()
         stack = ExitStack()
-        stack.enter_context(hold_lock(self._path, owner=owner))
+        if not state.is_snapshot:
+            stack.enter_context(hold_lock(self._path, owner=owner))
         self._release = weakref.finalize(self, stack.close)
 
     def close(self) -> None:
@@ -60,6 +63,8 @@ class Lease:
 
     def add(self, fingerprints: Iterable[str]) -> None:
         """Hold further versions; what of them was removed before is gone, and nothing of them is from now on."""
+        if self._state.is_snapshot:
+            return
         new = sorted(set(fingerprints) - self._held)
         with disk.storage_errors(self._path), self._state.transaction(), self._path.open("a") as file:
             file.write("".join(f"{fingerprint}\n" for fingerprint in new))
@@ -67,13 +72,15 @@ class Lease:
 
 
 def held_by_readers(root: Path) -> list[Holder]:
-    """Return the leases of readers that live; those of others are removed."""
+    """Return the leases of readers that live; those of others are removed, where that is possible."""
     folder = root / "leases"
     found = []
     for path in (folder / name for name in disk.names_in(folder)):
-        with try_lock(path) as is_abandoned:
-            if not is_abandoned:
-                found.append(_read_holder(path))
+        if is_held(path):
+            found.append(_read_holder(path))
+        elif disk.is_writable(folder):
+            with try_lock(path):  # leaving the block removes the file
+                pass
     return found
 
 

@@ -69,7 +69,7 @@ def try_lock(path: Path) -> Generator[bool]:
 def is_held(path: Path) -> bool:
     """Return whether somebody holds a lock; the file stays as it is."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

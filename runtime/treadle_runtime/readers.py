@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEAD_ROWS = 2_048
+_MAX_EMPTY = 3
 
 
 @contextmanager
@@ -96,6 +97,22 @@ def check_same_columns(
         StepError: TR713.
     """
     _check_same(observed.name, {**known, **columns_of_each(con, config, observed, root)})
+
+
+def tell_empty(observed: Observed, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a build tells of files of a CSV source that lack even the header which the others have.
+
+    Such a file has no rows, as a marker or an export without any leaves it, so it fails nothing; but it may be an
+    upload that was cut. An empty file of JSON lines, or where there is no header, is what it should be.
+    """
+    has_header = (config.get("csv") or {}).get("header") is not False
+    empty = [part.path for part in observed.parts if not part.size]
+    if config["format"] != "csv" or not has_header or not empty:
+        return ()
+    verb = "is" if len(empty) == 1 else "are"
+    more = f" and {len(empty) - _MAX_EMPTY:,} more" if len(empty) > _MAX_EMPTY else ""
+    which = f"{', '.join(empty[:_MAX_EMPTY])}{more}"
+    return (f"{len(empty):,} of {len(observed.parts):,} files {verb} empty, without a header line: {which}",)
 
 
 def _files(observed: Observed, root: Path) -> list[tuple[str, Path]]:

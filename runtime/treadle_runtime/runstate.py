@@ -64,7 +64,9 @@ class RunState(StateFile):
         super().__init__(path, **rest)
         self._held: dict[str, int] = {}
         self._runs = path.parent / "runs"
-        self._runs.mkdir(exist_ok=True)
+        if not self.is_snapshot:
+            with storage_errors(self._runs):
+                self._runs.mkdir(exist_ok=True)
 
     def close(self) -> None:
         """Close the file; runs of this process that were not finished count as interrupted from now on."""

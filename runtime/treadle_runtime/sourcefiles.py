@@ -72,6 +72,7 @@ def run_files(job: Job, config: Mapping[str, Any], lend: Lend, pieces: Pieces) -
     notes = badrows.to_notes(job.step.name, n_bad, sum(part.rows for part in linked.values()))
     listed = [[name, version.fingerprint] for name, version in zip(names, chosen, strict=True)]
     info = {"files": listed, **badrows.to_info(config, n_bad)}
+    notes = (*readers.tell_empty(job.observed, config), *notes)
     return Made(chosen[0].columns, info=info, notes=notes, linked=linked, pieces=(n_new, len(unique)))
 
 

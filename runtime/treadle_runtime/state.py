@@ -66,7 +66,7 @@ class State(VersionState, RunState, MapState):
 
     def record_source_parts(self, parts: Iterable[SourcePart]) -> None:
         """Remember files that were hashed."""
-        with self.transaction() as con:
+        with self.transaction(cache=True) as con:
             con.executemany(
                 "INSERT OR REPLACE INTO source_parts VALUES (:path, :size, :mtime_ns, :ctime_ns, :inode, :digest)",
                 [asdict(part) for part in parts],
@@ -80,5 +80,5 @@ class State(VersionState, RunState, MapState):
 
     def record_newest(self, fingerprint: str, column: str, newest_us: int | None) -> None:
         """Remember the greatest moment in a column of a source's version; None where it holds no moment."""
-        with self.transaction() as con:
+        with self.transaction(cache=True) as con:
             con.execute("INSERT OR REPLACE INTO freshness VALUES (?, ?, ?)", (fingerprint, column, newest_us))

@@ -1,14 +1,18 @@
 """The state's file: opened, migrated, guarded, used in transactions; what it holds is `state`'s matter.
 
 check_file_system -> connect -> WAL -> migrate (a backup first) -> transaction, read
+
+Where the folder cannot be written, what stands in the file is copied into memory, for commands that only read.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -60,6 +64,10 @@ class StateFile:
         mounts: the text of the mount table; None reads the system's own, where it has one.
         clock: what time it is, with a time zone.
 
+    Attributes:
+        is_snapshot: whether this is a copy in memory, as the folder cannot be written; no transaction but one for a
+            cache begins then.
+
     Raises:
         StoreError: TR801 a newer Treadle wrote it; TR802 it lies on a network file system; TR803, TR805 it
             cannot be written; TR804 it is damaged.
@@ -77,19 +85,20 @@ class StateFile:
         self._migrations = tuple(migrations)
         self._lock = threading.RLock()
         check_file_system(path, mounts=mounts)
+        self.is_snapshot = not disk.is_writable(path.parent)
+        if self.is_snapshot:
+            with self._errors():
+                self._refuse_emptied()
+                self._open(_copy_to_memory(path))
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unusable(path, error.strerror or "it cannot be written") from error
         # A new file's switch to WAL and a migration are for one process at a time.
-        with self._errors(), _locked(path.with_name("state.lock")):
+        with self._errors(), disk.storage_errors(path.parent), _locked(path.with_name("state.lock")):
             self._refuse_emptied()
-            self._con = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._con.close()
-                raise
+            self._open(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False))
 
     def __enter__(self) -> Self:
         return self
@@ -106,10 +115,18 @@ class StateFile:
         """Return the clock's time as ISO 8601 text in UTC."""
         return self.clock().astimezone(UTC).isoformat(timespec="microseconds")
 
+    def _open(self, con: sqlite3.Connection) -> None:
+        self._con = con
+        try:
+            self._prepare()
+        except BaseException:
+            con.close()
+            raise
+
     def _prepare(self) -> None:
         con = self._con
         con.row_factory = sqlite3.Row
-        if con.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        if not self.is_snapshot and con.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise _on_network(self.path, "a file system without shared memory")
         con.execute("PRAGMA foreign_keys = ON")
         con.execute("PRAGMA synchronous = NORMAL")
@@ -131,7 +148,7 @@ class StateFile:
         return version
 
     def _migrate(self, version: int) -> None:
-        if version:
+        if version and not self.is_snapshot:
             _back_up(self.path, self.path.with_name(f"{self.path.name}.v{version}.bak"))
         self._con.execute("BEGIN IMMEDIATE")
         try:
@@ -161,13 +178,19 @@ class StateFile:
             raise
 
     @contextmanager
-    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = False, cache: bool = False) -> Iterator[sqlite3.Connection]:
         """Run statements as one transaction, rolled back when the body raises.
 
         Args:
             durable: whether it must also survive a power failure, together with all that was written before;
                 every transaction survives the death of the process.
+            cache: whether all that is written can be found out again, so that it may be lost with a snapshot.
+
+        Raises:
+            StoreError: TR805, the folder cannot be written, and this is no cache.
         """
+        if self.is_snapshot and not cache:
+            raise StoreError(disk.unwritable(self.path.parent))
         with self._lock, self._errors():
             if durable:
                 self._con.execute("PRAGMA synchronous = FULL")
@@ -260,6 +283,39 @@ def _back_up(path: Path, target: Path) -> None:
         copy.close()
         source.close()
     os.replace(partial, target)
+
+
+def _copy_to_memory(path: Path) -> sqlite3.Connection:
+    """Return a copy of the file, with what stands in its log, as of one moment; an empty one where there is none.
+
+    A process that has the file open keeps the index of its log (-shm) beside it, by which a reader that may not write
+    keeps out of its way. Without one nobody has it open, and SQLite wants to make one, which it can beside a copy.
+    """
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        if path.with_name(f"{path.name}-shm").exists():
+            _copy(f"{path.absolute().as_uri()}?mode=ro", memory)
+        elif path.exists():
+            with tempfile.TemporaryDirectory(prefix="treadle-") as folder:
+                for name in (path.name, f"{path.name}-wal"):
+                    if path.with_name(name).exists():
+                        shutil.copyfile(path.with_name(name), f"{folder}/{name}")
+                _copy((Path(folder) / path.name).as_uri(), memory)
+    except OSError as error:
+        memory.close()
+        raise _unusable(path, str(error)) from error
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def _copy(uri: str, target: sqlite3.Connection) -> None:
+    source = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)
+    try:
+        source.backup(target)
+    finally:
+        source.close()
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -119,7 +119,7 @@ def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
     return Made(
         written.columns,
         info=badrows.to_info(config, n_bad),
-        notes=badrows.to_notes(job.step.name, n_bad, written.rows),
+        notes=(*readers.tell_empty(job.observed, config), *badrows.to_notes(job.step.name, n_bad, written.rows)),
         times=part_times(job.folder, event_time),
         rows={engine.PART: written.rows},
     )

@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -302,7 +303,14 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Generator[Path]:
-        """Open an empty folder for temporary files: removed after the block, and swept after a kill."""
+        """Open an empty folder for temporary files: removed after the block, and swept after a kill.
+
+        Where the store cannot be written it stands among the system's temporary files, which nobody sweeps.
+        """
+        if not disk.is_writable(self.root):
+            with tempfile.TemporaryDirectory(prefix="treadle-") as elsewhere:
+                yield Path(elsewhere)
+            return
         name = f"scratch-{uuid.uuid4().hex}"
         folder = self.root / "tmp" / name
         with self.claim(name), _fresh_folder(folder):

@@ -100,7 +100,7 @@ def verify(
     repair: bool = False,
     on_wait: Callable[[str, str], None] | None = None,
 ) -> Report:
-    """Check the state, the store and what refers to it; make the catalogs anew.
+    """Check the state, the store and what refers to it; make the catalogs anew, where that is possible.
 
     Args:
         workspace: the open project.
@@ -128,7 +128,7 @@ def verify(
     wrong.sort(key=lambda each: (each.status == "suspect", each.step, each.fingerprint))
     if repair:
         wrong = _withdraw(store, state, wrong)
-    catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None else {}
+    catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None and not state.is_snapshot else {}
     return Report(problems, sizes, tuple(wrong), catalogs, repair)
 
 

@@ -22,7 +22,8 @@ def main() -> None:
     """Serve jobs until the parent closes the connection."""
     descriptor, lifeline, *preload = sys.argv[1:]
     _end_with_parent(int(lifeline))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all its processes: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed survives a crash
     connection: Connection[Any, Any] = Connection(int(descriptor))
     os.set_inheritable(int(descriptor), False)

@@ -176,9 +176,7 @@ class Workspace:
 
     @cached_property
     def state(self) -> State:
-        with storage_errors(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            return self._stack.enter_context(State(self.folder / "state.db"))
+        return self._stack.enter_context(State(self.folder / "state.db"))
 
     @cached_property
     def registry(self) -> Registry:
@@ -284,7 +282,14 @@ class Workspace:
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=full_refresh,
             defer=self._deferral(defer, selectors, exclude, state) if defer else None,
+            gates=self._gates(exclude, state) if tests != "without" and (selectors or exclude) else frozenset(),
         )
+
+    def _gates(self, exclude: tuple[str, ...], state: str | None) -> frozenset[str]:
+        """Return the tests that run with whatever publishes what they look at: all that are not excluded."""
+        gates = frozenset(step.id for step in self.graph if step.kind == "test")
+        compared = self._compare_for((), exclude, state)
+        return gates - select.select(self.graph, exclude, compared=compared) if exclude else gates
 
     def _deferral(self, env: str, selectors: tuple[str, ...], exclude: tuple[str, ...], state: str | None) -> Deferral:
         """Return what may be read from another environment: nothing that the selection names, tested or built."""
@@ -446,11 +451,12 @@ class Workspace:
         runner = Runner(store, self.state, self.jobs(), emit, threads=threads, windows=windows)
         return runner.run(plan, run_id)
 
-    def step(self, name: str) -> StepHandle:
+    def step(self, name: str, *, defer: str | None = None) -> StepHandle:
         """Return a step, with its inputs and what is built of it.
 
         Args:
             name: its id, or a name that means one step.
+            defer: see `plan`.
 
         Raises:
             UsageError: TR601, there is no such step; TR603, there are several.
@@ -458,7 +464,7 @@ class Workspace:
         step = self.find(name)
         from treadle_runtime.handle import StepHandle
 
-        plan = self.plan([step.id], tests="with")
+        plan = self.plan([step.id], tests="with", defer=defer)
         self.lease.add(identity.fingerprint for identity in plan.identities.values())
         return StepHandle(step, plan, self.jobs(), self.lease)
 

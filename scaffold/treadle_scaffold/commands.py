@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
+
+from treadle_runtime.commands.hint import next_command
 
 
 @click.command("init")
@@ -48,7 +51,7 @@ def init(name: str, template: str, data: Path | None, label: str | None, time: s
             raise UsageError(Problem("TR603", "--from needs --label", fix="add --label COLUMN, the column to predict"))
         written = init_from(target, name=target.name, data=data, label=label, time=time, entity=entity)
     click.echo(f"wrote {len(written)} files to {target}/")
-    click.echo(f"next: cd {target} && treadle build")
+    click.echo(f"next: cd {shlex.quote(str(target))} && treadle build")
 
 
 @click.command("new")
@@ -76,4 +79,4 @@ def new(kind: str, name: str, python: bool, folder: Path) -> None:
     root = find_root(folder)
     path = write_piece(root, kind, name, python=python)
     click.echo(f"wrote {path.relative_to(root)}")
-    click.echo("next: treadle compile")
+    click.echo(f"next: {next_command('compile')}")

@@ -40,7 +40,7 @@ def run(body: str, *signals: int) -> tuple[int, str, str]:
 FAREWELL = "interrupted\nnext: treadle build --select 'a b'\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_process_ends_in_order(number: int, code: int) -> None:
     body = """\
 try:
@@ -114,6 +114,27 @@ def test_error_without_a_signal_is_raised() -> None:
 
 def test_code_is_handed_on() -> None:
     assert run("print(flush=True)\nreturn 3") == (3, "", "")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_closed_terminal_ends_the_process(ends: bool) -> None:
+    """Nobody reads the farewell, and writing it fails: the end is the same."""
+    body = """\
+import pty
+here, there = pty.openpty()
+os.dup2(there, 2)
+os.close(there)
+os.close(here)  # the terminal is gone: from now on writing to it is an error
+print(flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if ENDS:
+            raise
+"""
+    code, stdout, stderr = run(body.replace("ENDS", str(ends)), signal.SIGHUP)
+    assert (code, stdout, stderr) == (129, "", "")
 
 
 def test_ignored_signal_stays_ignored() -> None:

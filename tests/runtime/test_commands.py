@@ -120,7 +120,7 @@ def test_plan_gives_actions_and_reasons(churn: ProjectFolder) -> None:
     lines = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
     assert lines[0] == ["build", "feature", "spend", "code of features/spend.sql changed"]
     assert lines[1] == ["build", "dataset", "rows", "spend changed"]
-    assert result.stdout.splitlines()[-1] == "next: treadle build"
+    assert result.stdout.splitlines()[-1] == "next: treadle build --select spend+"
     found = {step["id"]: step for step in churn.json("plan")}
     assert found["spend"]["action"] == "build"
     assert found["orders"]["action"] == "reuse"
@@ -313,3 +313,30 @@ def test_pdb_of_a_step_whose_input_fails(make_project: MakeProject) -> None:
     result = project.run("run", "on_odd", "--pdb", code=1)
     assert "error[TR701]: " in result.stderr
     assert result.stdout == ""
+
+
+# questions
+
+
+NOBODY = (
+    "error[TR603]: there is nobody to ask\n"
+    "  the standard input is at its end, as where no person is at the terminal\n"
+    "  fix: add --yes to do it without asking\n"
+)
+
+
+def test_question_without_anybody_to_answer_names_the_option(make_project: MakeProject) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {production: {}}\n"})
+    project.build()
+    project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
+    project.build()
+    for command in ("env promote dev production", "env drop dev", "clean --older-than 0s --keep 0"):
+        process = project.start(*command.split())
+        stdout, stderr = process.communicate()
+        assert (process.returncode, stderr) == (2, NOBODY), command
+        assert stdout.endswith("[y/N]: \n")
+    project.run("env", "promote", "dev", "production", "--yes")
+    project.run("env", "drop", "production", answers="y\n")
+    assert len(project.metas()) == 5
+    project.run("clean", "--older-than", "0s", "--keep", "0", answers="n\n")
+    assert len(project.metas()) == 5

@@ -17,6 +17,7 @@ FILES = {
     "features/recent.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where n > 0",
     "features/top.sql": "select user, max(total) as top from {{ ref('recent') }} group by user",
 }
+OF_ORDERS = ("test:not_null_orders_id", "test:unique_orders_id")
 
 
 @pytest.fixture
@@ -89,6 +90,7 @@ def test_parent_that_is_nowhere_is_built(project: ProjectFolder) -> None:
         "spend": "reuse",
         "more": "build",
         "both": "build",
+        **dict.fromkeys(OF_ORDERS, "reuse"),  # `orders` is new in this environment
     }
     assert found["more"]["reason"] == "new; needed by both"
     project.treadle("run", "both", "--defer", "production")
@@ -117,7 +119,11 @@ def test_tests_of_the_selection_look_at_the_selection(project: ProjectFolder) ->
     ]
     assert set(published(project, "dev")) == {"test:small"}
     failed = project.json("test", "--select", "spend", "--defer", "production", code=1)
-    assert {s["id"]: s["status"] for s in failed["steps"]} == {"spend": "built", "test:small": "built"}
+    assert {s["id"]: s["status"] for s in failed["steps"]} == {
+        "spend": "built",
+        "test:small": "built",
+        **dict.fromkeys(OF_ORDERS, "reused"),
+    }
 
 
 def test_defer_refuses_what_does_not_hold(project: ProjectFolder) -> None:
@@ -155,3 +161,10 @@ def test_changed_steps_alone_are_built_on_the_environment_that_they_are_compared
     options = ("--select", "state:modified,top", "--state", "production", "--defer", "production")
     project.treadle("build", *options)
     assert published(project, "dev").keys() == {"recent", "top"}
+
+
+def test_show_finds_what_was_built_on_the_other_environment(project: ProjectFolder) -> None:
+    result = project.treadle("run", "top", "--defer", "production")
+    assert result.stdout.splitlines()[-1] == "next: treadle show top --defer production"
+    assert "20 rows x 2" in project.treadle("show", "top", "--defer", "production").stdout
+    assert "error[TR807]" in project.treadle("show", "top", code=2).stderr

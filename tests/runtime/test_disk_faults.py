@@ -19,6 +19,7 @@ import duckdb
 import pytest
 
 from treadle.errors import StoreError
+from treadle_runtime.schema import MIGRATIONS
 from treadle_runtime.state import State
 
 if TYPE_CHECKING:
@@ -270,20 +271,36 @@ def test_clean_makes_room_on_a_full_disk(make_project: MakeProject, disk: Disk) 
 READ_ONLY = "mount that disk writable, or copy .treadle to one that is and put a link to the copy in its place"
 
 
+READING = (
+    *("list", "compile", "plan --all", "why spend", "show spend", "show orders --limit 3", "runs", "models"),
+    *("env list", "env show dev", "env show dev --history", "env diff dev production", "verify --select orders"),
+    *("clean --dry-run", "list --select state:modified", "debug"),
+)
+WRITING = (
+    *("build", "run", "test", "clean --yes", "verify --repair", "models promote x"),
+    *("env promote dev production --yes", "env rollback dev", "env drop dev --yes"),
+)
+
+
 def test_read_only_disk(make_project: MakeProject, disk: Disk) -> None:
-    project = on_disk(make_project("features"), disk)
+    project = on_disk(make_project("features", {"treadle.yml": "name: shop\nenvironments: {production: {}}\n"}), disk)
     project.build()
-    project.edit(*VARIANT)
     before, rows = environment(project), shown(project)
-    disk.remount("ro")
-    for command in ("build", "plan", "show spend", "clean", "verify", "runs"):
-        assert said(project.run(*command.split(), code=1)) == (
-            f"error[TR805]: {project.root}/.treadle cannot be written\n"
-            f"  Read-only file system: {project.root}/.treadle/state.lock\n"
-            f"  fix: {READ_ONLY}\n"
-        ), command
-    project.run("list")
     project.run("compile")
+    written = {command: project.run(*command.split()).stdout for command in READING}
+    disk.remount("ro")
+    for command, text in written.items():
+        result = project.run(*command.split())
+        assert (result.stdout, result.stderr) == (text, ""), command
+    project.edit(*VARIANT)
+    assert "build  feature  spend" in project.run("plan").stdout
+    refused = (
+        f"error[TR805]: {project.root}/.treadle cannot be written\n"
+        f"  Read-only file system: {project.root}/.treadle\n"
+        f"  fix: {READ_ONLY}\n"
+    )
+    for command in WRITING:
+        assert said(project.run(*command.split(), code=1)) == refused, command
     assert shown(project) == rows
     # The second way first: the copy is a store of its own.
     copy = project.root.parent / "copy"
@@ -341,6 +358,67 @@ def test_folder_without_permission(make_project: MakeProject, blocked: str, expe
     path.chmod(mode)
     assert without_privilege(project, "build", "--threads", "1").returncode == 0
     assert shown(project) != rows
+
+
+def test_read_only_disk_on_which_a_log_was_left(make_project: MakeProject, disk: Disk) -> None:
+    """As a killed command leaves it: what is published stands in the log of the state, not yet in its file."""
+    project = on_disk(make_project("features"), disk)
+    project.build()
+    path = disk.folder / "state.db"
+    con = sqlite3.connect(path)
+    con.execute("UPDATE environments SET env = 'other'")
+    con.commit()
+    wal, shm = (path.with_name(f"state.db-{name}").read_bytes() for name in ("wal", "shm"))
+    con.close()
+    expected = project.run("env", "show", "other").stdout
+    for files in ({"wal": wal, "shm": shm}, {"wal": wal}):
+        with sqlite3.connect(path) as con:
+            con.execute("UPDATE environments SET env = 'dev'")
+        con.close()
+        for name, content in files.items():
+            path.with_name(f"state.db-{name}").write_bytes(content)
+        disk.remount("ro")
+        assert project.run("env", "show", "other").stdout == expected, list(files)
+        disk.remount("rw")
+
+
+def test_read_only_disk_whose_state_an_older_treadle_wrote(make_project: MakeProject, disk: Disk) -> None:
+    project = on_disk(make_project("features"), disk)
+    path = disk.folder / "state.db"
+    State(path, migrations=MIGRATIONS[:1]).close()
+    content = path.read_bytes()
+    disk.remount("ro")
+    assert project.run("runs").stdout.split() == ["run", "environment", "status", "started", "(UTC)", "command"]
+    assert path.read_bytes() == content
+
+
+def test_read_only_folder_without_a_state(make_project: MakeProject, disk: Disk) -> None:
+    shutil.copytree(make_project("features").root, disk.folder, dirs_exist_ok=True)
+    project = type(make_project("features"))(disk.folder)
+    disk.remount("ro")
+    assert "4 to build, 0 to reuse in dev" in project.run("plan").stdout
+    assert "dev" in project.run("env", "list").stdout
+    assert f"error[TR805]: {disk.folder}/.treadle cannot be written\n" in said(project.run("build", code=1))
+
+
+def test_reader_of_a_read_only_mount_sees_what_a_build_elsewhere_publishes(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
+    """A mount of a folder that another process writes to at the same time."""
+    project = make_project("features")
+    view = tmp_path.resolve() / "view"
+    view.mkdir()
+    mount("--bind", project.root, view)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
+        other = type(project)(view)
+        with State(project.root / ".treadle/state.db") as state:
+            assert "0 steps in dev" in other.run("env", "show", "dev").stdout
+            project.build()
+            assert "4 steps in dev" in other.run("env", "show", "dev").stdout
+            assert state.environment("dev")
+    finally:
+        subprocess.run(["umount", "-l", str(view)], check=True)
 
 
 # a state that is cut, newer or far away

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -275,6 +276,40 @@ def test_source_that_cannot_be_read_leaves_the_others(make_project: MakeProject)
         ("old", "unknown", 1),
     ]
     assert found["sources"][1]["problems"][0]["code"] == "TR713"
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut"])
+def test_damaged_version_is_named_and_leaves_the_others(make_project: MakeProject, harm: str) -> None:
+    kind = ", columns: [{name: at, type: TIMESTAMP}]"
+    project = project_of(
+        make_project,
+        source("column: at, warn_after: 1d", more=kind),
+        source("column: at, warn_after: 1d", name="others", path="data/others.csv", more=kind),
+    )
+    for name in ("events", "others"):
+        moments = (f"2024-01-{day:02} {hour:02}:00:00" for day in range(1, 29) for hour in range(24))
+        project.write(f"data/{name}.csv", events(*moments).replace("id", f"{name}_id"))
+    project.build()
+    with project.open() as workspace:
+        folder = workspace.store.folder_of(workspace.state.environment("dev")["events"])
+    part = folder / "part-0.parquet"
+    content = part.read_bytes()
+    part.chmod(0o644)
+    part.write_bytes(content[:-1] if harm == "cut" else content[:4] + bytes(len(content) - 12) + content[-8:])
+    result = project.run("freshness", code=1)
+    found = result.stdout.splitlines()
+    assert [line.split()[0] + " " + line.split()[-1] for line in found[1:]] == ["events unknown", "others warn"]
+    why = {
+        "cut": f"part-0.parquet has {len(content) - 1} bytes, {len(content)} were written",
+        "flipped": f"part-0.parquet has sha256 {hashlib.sha256(part.read_bytes()).hexdigest()[:12]}..., "
+        f"{hashlib.sha256(content).hexdigest()[:12]}... was written",
+    }
+    assert result.stderr == (
+        f'error[TR804]: the stored version "{folder.name[:12]}" is damaged\n'
+        f"  {folder}\n"
+        f"  {why[harm]}\n"
+        "  fix: run `treadle verify --repair`, then the same command: what was damaged is made again\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def end(process: subprocess.Popen[str], *signals: int) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [SLEEPS, SPINS, MATCHES])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_build_says_how_to_go_on(make_project: MakeProject, code: str, number: int) -> None:
     project = make_project("features", slow_feature(code))
     process = start_slow(project, "build", "--threads", "2")

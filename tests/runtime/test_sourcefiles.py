@@ -167,6 +167,7 @@ def test_empty_files_and_files_of_a_header_are_no_trouble(project: ProjectFolder
     built = project.build()
     assert [part.times for part in version(built).parts][1] == ()
     assert [row[0] // 100 for row in rows(built)] == [1] * 5 + [3] * 5
+    assert built.notes("orders") == ("1 of 4 files is empty, without a header line: data/0.csv",)
 
 
 def test_columns_in_another_order_are_put_into_the_first_ones(project: ProjectFolder) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from conftest import MakeProject
+
 HOUR_NS = 3_600_000_000_000
 
 
@@ -696,3 +698,36 @@ def test_database_that_is_none_and_several_are_refused(root: Path, con: duckdb.D
     write(root, "data/other.duckdb", "")
     with pytest.raises(ProjectError, match="names 2 database files"):
         observe(source("data/*.duckdb", format="duckdb"), root)
+
+
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        ("", ("2 of 4 files are empty, without a header line: data/b.csv, data/d.csv",)),
+        (", csv: {header: true}", ("2 of 4 files are empty, without a header line: data/b.csv, data/d.csv",)),
+        (", csv: {header: false}", ()),
+    ],
+)
+def test_empty_csv_among_others_is_told(make_project: MakeProject, more: str, notes: tuple[str, ...]) -> None:
+    project = make_project({"treadle.yml": "name: shop\n", "data/a.csv": "id\n1\n", "data/c.csv": "id\n2\n"})
+    project.write("features/raw.yml", f"sources: [{{name: raw, path: 'data/*.csv'{more}}}]\n")
+    for name in ("b", "d"):
+        project.write(f"data/{name}.csv", "")
+    assert project.build().notes("raw") == notes
+
+
+def test_many_empty_files_are_counted(make_project: MakeProject) -> None:
+    project = make_project({"treadle.yml": "name: shop\n", "data/a.csv": "id\n1\n"})
+    project.write("features/raw.yml", "sources: [{name: raw, path: 'data/*.csv'}]\n")
+    for n in range(1200):
+        project.write(f"data/{n:04}.csv", "")
+    assert project.treadle("build").stderr.splitlines()[1].strip() == (
+        "note: 1,200 of 1,201 files are empty, without a header line: "
+        "data/0000.csv, data/0001.csv, data/0002.csv and 1,197 more"
+    )
+
+
+def test_empty_file_of_json_lines_is_as_it_should_be(make_project: MakeProject) -> None:
+    project = make_project({"treadle.yml": "name: shop\n", "data/a.jsonl": '{"id": 1}\n', "data/b.jsonl": ""})
+    project.write("features/raw.yml", "sources: [{name: raw, path: 'data/*.jsonl'}]\n")
+    assert project.build().notes("raw") == ()

@@ -67,7 +67,7 @@ def clean(
       treadle clean --dry-run
       treadle clean --older-than 30d --yes
     """
-    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.commands.console import ask, print_json
     from treadle_runtime.commands.story import mebibytes
     from treadle_runtime.housekeeping import Terms, find_unused, remove_unused
 
@@ -82,7 +82,7 @@ def clean(
             return
         for line in _to_lines(unused, steps):
             click.echo(line)
-        if dry_run or (unused.versions and not (yes or click.confirm("Remove them?"))):
+        if dry_run or (unused.versions and not (yes or ask("Remove them?"))):
             return
         gone = remove_unused(store, state, unused.versions, terms)  # with none, what else is left over goes
         if unused.versions:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import as_of_option, json_option, load_project, open_project, project_options
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def compile_project(
     shown = ", ".join(f"{n} {kind}" for kind, n in compiled.counts.items())
     click.echo(f"{sum(compiled.counts.values())} steps: {shown}")
     click.echo(f"wrote target/{_MANIFEST}" if is_due else f"target/{_MANIFEST} is up to date")
-    click.echo("next: treadle plan")
+    click.echo(f"next: {next_command('plan')}")
 
 
 def _to_manifest(compiled: Compiled) -> dict[str, Any]:

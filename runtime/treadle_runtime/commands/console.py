@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from treadle.errors import Problem
+from treadle.errors import Problem, UsageError
 from treadle.events import (
     CatalogWaits,
     Event,
@@ -49,6 +49,24 @@ def to_names(step_ids: Iterable[str]) -> str:
     names = [step_id.removeprefix("test:") for step_id in step_ids]
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
+
+
+def ask(question: str) -> bool:
+    """Ask a person, and return whether the answer is yes.
+
+    Raises:
+        UsageError: TR603, there is nobody to ask.
+    """
+    try:
+        return click.confirm(question)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # Ctrl-C
+            raise
+        click.echo()
+        why = "the standard input is at its end, as where no person is at the terminal"
+        raise UsageError(
+            Problem("TR603", "there is nobody to ask", why=why, fix="add --yes to do it without asking")
+        ) from error
 
 
 def print_wait(environment: str, holder: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import command_words, compile_project, folder_option, json_option, print_loss
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def show(name: str | None, history: bool, limit: int, folder: Path, as_json: boo
     for pipeline, numbers in aliases.items():
         click.echo(f"{pipeline}: " + ", ".join(f"{alias} is version {number}" for alias, number in numbers.items()))
     click.echo(f"{_count(entries, 'step')} in {chosen}")
-    click.echo(f"next: treadle env show {chosen} --history" if entries else f"next: treadle build --env {chosen}")
+    words = ("env", "show", chosen, "--history") if entries else ("build", "--env", chosen)
+    click.echo(f"next: {next_command(*words)}")
 
 
 def _show_history(environments: Environments, name: str, limit: int, as_json: bool) -> None:
@@ -127,7 +129,7 @@ def _show_history(environments: Environments, name: str, limit: int, as_json: bo
     for line in to_lines(rows, header=("publication", "at (UTC)", "steps", "by")):
         click.echo(line)
     if not found:
-        click.echo(f"next: treadle build --env {name}")
+        click.echo(f"next: {next_command('build', '--env', name)}")
 
 
 @env.command("diff")
@@ -168,7 +170,7 @@ def diff(first: str, second: str, folder: Path, as_json: bool) -> None:
     if not changes:
         click.echo(f"{first} and {second} are the same")
     elif len(groups[1]) < len(changes):
-        click.echo(f"next: treadle env promote {first} {second}")
+        click.echo(f"next: {next_command('env', 'promote', first, second)}")
 
 
 def _print_diff(environments: Environments, first: str, second: str, changes: Changes) -> None:
@@ -214,7 +216,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
       treadle env promote dev production
       treadle env promote dev production --select +spend --yes
     """
-    from treadle_runtime.commands.console import print_json
+    from treadle_runtime.commands.console import ask, print_json
     from treadle_runtime.environments import stand_on
 
     with _opened(folder) as (names, environments):
@@ -229,7 +231,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
         is_change = bool(move.changes or move.candidates)
         if is_change and not as_json and not yes:
             _print_names(move.changes)
-            yes = click.confirm(f"Promote {source} to {target}: {_counts(move.changes)}?")
+            yes = ask(f"Promote {source} to {target}: {_counts(move.changes)}?")
             if not yes:
                 return
         if yes or not (is_change or as_json):
@@ -241,9 +243,9 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
     click.echo(f"{target}: {_counts(move.changes)}" if is_change else f"{target} has what {source} has")
     _print_candidates(target, move)
     for pipeline in move.candidates:
-        click.echo(f"next: treadle models promote {pipeline} --env {target}")
+        click.echo(f"next: {next_command('models', 'promote', pipeline, '--env', target)}")
         return
-    click.echo(f"next: treadle env show {target} --history")
+    click.echo(f"next: {next_command('env', 'show', target, '--history')}")
 
 
 @env.command("rollback")
@@ -272,7 +274,7 @@ def rollback(name: str, to: int | None, folder: Path, as_json: bool) -> None:
         return
     click.echo(f"{name}: back to publication {move.restores}: {_counts(move.changes)}")
     _print_candidates(name, move)
-    click.echo(f"next: treadle env show {name} --history")
+    click.echo(f"next: {next_command('env', 'show', name, '--history')}")
 
 
 @env.command("drop")
@@ -291,14 +293,14 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
       treadle env drop pr_17
       treadle env drop pr_17 --yes
     """
-    from treadle_runtime.commands.console import print_json, print_wait
+    from treadle_runtime.commands.console import ask, print_json, print_wait
     from treadle_runtime.views import remove_views
 
     with _opened(folder) as (names, environments):
         names.check(name, environments.names())
         n = len(environments.state.environment(name))
         if not as_json and not yes:
-            yes = click.confirm(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
+            yes = ask(f"Drop {name}, {n} {'step' if n == 1 else 'steps'}, with its aliases and its catalog?")
         if yes:
             n = len(environments.drop(name).changes)
             remove_views(environments.store, name, on_wait=partial(print_wait, name))
@@ -306,7 +308,7 @@ def drop(name: str, yes: bool, folder: Path, as_json: bool) -> None:
         print_json({"environment": name, "steps": n, "dropped": yes})
     elif yes:
         click.echo(f"{name} is dropped; its versions are in the store")
-        click.echo("next: treadle clean")
+        click.echo(f"next: {next_command('clean')}")
 
 
 @contextmanager
@@ -317,12 +319,9 @@ def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
     from treadle_runtime.environments import Environments
     from treadle_runtime.recovery import open_store
     from treadle_runtime.state import State
-    from treadle_runtime.store import storage_errors
 
     root = find_root(folder)
     names, words = read_environments(root), command_words()
-    with storage_errors(root):
-        (root / ".treadle").mkdir(exist_ok=True)
     with State(root / ".treadle" / "state.db") as state:
         store = open_store(root / ".treadle", owner=words, on_loss=print_loss)
         yield names, Environments(state, store, command=words)

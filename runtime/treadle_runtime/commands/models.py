@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import json_option, open_project, project_options
 
 
@@ -43,7 +44,7 @@ def models(ctx: click.Context, folder: Path, environment: str | None, variables:
         for line in to_lines(rows, header=("pipeline", "version", "model", "aliases", "test metrics", "built (UTC)")):
             click.echo(line)
         if not found:
-            click.echo("no versions yet\nnext: treadle build")
+            click.echo(f"no versions yet\nnext: {next_command('build')}")
 
 
 @models.command("promote")
@@ -80,4 +81,4 @@ def promote(
         click.echo(
             f"{pipeline}: version {found.number} ({found.model}) is the champion in {workspace.environment}{was}"
         )
-        click.echo(f"next: treadle show {pipeline}")
+        click.echo(f"next: {next_command('show', pipeline)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import (
     as_of_option,
     defer_option,
@@ -90,7 +91,7 @@ def plan(
 
 def _tell(workspace: Workspace, n_build: int, n_reuse: int) -> None:
     click.echo(f"{n_build} to build, {n_reuse} to reuse in {workspace.environment}")
-    click.echo("next: treadle build" if n_build else "nothing to do")
+    click.echo(f"next: {next_command('build')}" if n_build else "nothing to do")
 
 
 def _reason(planned: PlannedStep) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treadle_runtime.commands.badrows import count_bad_rows, show_bad_rows, tell_bad_rows
-from treadle_runtime.commands.options import as_of_option, json_option, open_project, project_options
+from treadle_runtime.commands.hint import next_command
+from treadle_runtime.commands.options import as_of_option, defer_option, json_option, open_project, project_options
 
 if TYPE_CHECKING:
     from treadle_runtime.handle import StepHandle
@@ -28,6 +29,7 @@ MAX_INPUTS = 12
 @click.option("--row", metavar="KEY", help="One row of a dataset, each value with its event_time and known_at")
 @click.option("--bad-rows", is_flag=True, help="The rows of a source that do not parse")
 @as_of_option
+@defer_option
 @project_options
 @json_option
 def show(
@@ -36,6 +38,7 @@ def show(
     row: str | None,
     bad_rows: bool,
     as_of: str | None,
+    defer: str | None,
     folder: Path,
     environment: str | None,
     variables: str | None,
@@ -44,7 +47,7 @@ def show(
     """Show rows of a table, or the card of a model or pipeline
 
     Of a source that says `bad_rows: quarantine`, --bad-rows shows the rows that do not parse and are left out: file,
-    line, column, error, text.
+    line, column, error, text. With --defer a table is shown as a build of it with --defer makes it.
 
     \b
     Examples:
@@ -53,7 +56,7 @@ def show(
       treadle show raw_orders --bad-rows
     """
     with open_project(folder, environment, variables, as_of) as workspace:
-        handle = _table(workspace, name)
+        handle = _table(workspace, name, defer)
         if bad_rows:
             show_bad_rows(name, handle, limit, as_json)
         elif row is not None:
@@ -64,14 +67,14 @@ def show(
             _show_model(workspace, name, as_json)
 
 
-def _table(workspace: Workspace, name: str) -> StepHandle | None:
+def _table(workspace: Workspace, name: str, defer: str | None) -> StepHandle | None:
     """Return the step of that id whose result is a table, or the own stage of that name, if there is one."""
     graph = workspace.graph
     step = graph.steps.get(name)
     if step is None and not any(name in (other.pipeline, other.model) for other in graph):
         is_stage = any(other.kind == "stage" and other.name == name for other in graph)
-        return workspace.step(name) if is_stage else None
-    return workspace.step(name) if step is not None and step.kind in _TABLES else None
+        return workspace.step(name, defer=defer) if is_stage else None
+    return workspace.step(name, defer=defer) if step is not None and step.kind in _TABLES else None
 
 
 def _show_table(handle: StepHandle, limit: int, as_json: bool) -> None:
@@ -159,7 +162,7 @@ def _find_version(workspace: Workspace, name: str) -> ModelVersion:
         )
     versions = workspace.registry.versions(pipeline, env=workspace.environment)
     if not versions:
-        fix = f"run `treadle build --select pipeline:{pipeline}`"
+        fix = f"run `{next_command('build', '--select', f'pipeline:{pipeline}')}`"
         raise UsageError(Problem("TR807", f'pipeline "{pipeline}" has no version in {workspace.environment}', fix=fix))
     return next((v for v in versions if "candidate" in v.aliases), versions[0])
 

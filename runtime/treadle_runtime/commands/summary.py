@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.story import in_order, interval, number, seconds
 from treadle_runtime.intervals import PIECES
 
@@ -29,17 +30,22 @@ class Summary(Struct, frozen=True):
         counts: of steps and tests; the time is told behind them.
         ending: of that line, if there is more to say.
         after: the rest.
+        next: the words of the command that is told as the next one, behind what is to be done before it.
     """
 
     before: tuple[str, ...]
     counts: str
     ending: str
     after: tuple[str, ...]
+    next: tuple[str, ...] = ()
 
     def print(self, duration_s: float) -> None:
         """Print the lines on stdout."""
         for line in (*self.before, f"{self.counts} in {seconds(duration_s)}{self.ending}", *self.after):
             click.echo(line)
+        if self.next:
+            first, *words = self.next
+            click.echo(f"next: {first}{next_command(*words)}")
 
 
 def exit_code(outcome: Outcome) -> int:
@@ -56,9 +62,8 @@ def to_summary(workspace: Workspace, outcome: Outcome) -> Summary:
     after = _backfilled(outcome)
     for pipeline, version in outcome.candidates.items():
         after.append(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
-    if outcome.published:
-        after.append(f"next: {_next(workspace, outcome)}")
-    return Summary(tuple(before), _count(run), _tell_unpublished(run), tuple(after))
+    words = _next(workspace, outcome) if outcome.published else ()
+    return Summary(tuple(before), _count(run), _tell_unpublished(run), tuple(after), words)
 
 
 def print_failures(outcome: Outcome) -> None:
@@ -160,7 +165,7 @@ def _backfilled(outcome: Outcome) -> list[str]:
         elif result.pieces is not None:
             n, of = result.pieces
             rest = "the rest" if n < of else "none of them again"
-            lines.append(f"{n:,} of {of:,} intervals of {step_id} are there; treadle build computes {rest}")
+            lines.append(f"{n:,} of {of:,} intervals of {step_id} are there; {next_command('build')} computes {rest}")
     return lines
 
 
@@ -189,15 +194,15 @@ def _name(kind: str, baseline: dict[str, Any]) -> str:
     return f"best single input ({baseline['input']})" if kind == "best_single" else kind
 
 
-def _next(workspace: Workspace, outcome: Outcome) -> str:
+def _next(workspace: Workspace, outcome: Outcome) -> tuple[str, ...]:
     for pipeline in outcome.candidates:
         champion = workspace.registry.champion(pipeline, env=workspace.environment)
         if champion is None or champion.number != outcome.candidates[pipeline]:
-            return f"treadle models promote {pipeline}"
+            return "", "models", "promote", pipeline
     if outcome.run.is_rejected():
-        return "correct what the gates found, then treadle build"
+        return "correct what the gates found, then ", "build"
     pipelines = _pipelines(outcome.run)
     if pipelines:
-        return f"treadle show {pipelines[0]}"
+        return "", "show", pipelines[0]
     shown = [r.planned.step for r in outcome.run.results.values() if r.planned.step.kind in ("feature", "source")]
-    return f"treadle show {shown[-1].name}" if shown else "treadle list"
+    return ("", "show", shown[-1].name) if shown else ("", "list")

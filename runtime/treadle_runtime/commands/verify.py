@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import (
     json_option,
     open_project,
@@ -140,10 +140,10 @@ def _next(report: Report, environment: str) -> list[str]:
 
     commands = []
     if any(each.status == "damaged" and not each.is_withdrawn for each in report.wrong):
-        commands.append("treadle verify --repair")
+        commands.append(next_command("verify", "--repair"))
     for env in sorted({env for each in report.wrong for env in each.environments}):
-        option = "" if env == environment else f" --env {env}"
         names = sorted({each.step for each in report.wrong if env in each.environments})
-        chosen = f" --select {shlex.quote(' '.join(names))}" if len(names) <= MAX_NAMES else ""
-        commands.append(f"treadle build{option}{chosen}")
+        chosen = ("--select", " ".join(names)) if len(names) <= MAX_NAMES else ()
+        option = () if env == environment else ("--env", env)
+        commands.append(next_command("build", *option, *chosen))
     return [" && ".join(commands)] if commands else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import (
     as_of_option,
     json_option,
@@ -81,7 +82,7 @@ def _tell(found: Explanation) -> Iterator[str]:
         yield ""
         yield f"the same for: {_names(found.alike)}"
     if found.planned.action == "build":
-        yield f"next: treadle build --select {step.id}"
+        yield f"next: {next_command('build', '--select', step.id)}"
 
 
 _ACTIONS = {"build": "would be built", "reuse": "is reused", "inline": "is part of what reads it"}
