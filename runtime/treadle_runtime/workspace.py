@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class Outcome:
     Attributes:
         run: its steps and how they ended.
         candidates: pipeline -> number of the version that is its candidate now; empty when nothing was published.
+        rejected: pipeline -> number of the version that its gates refused, which nothing points at.
         published: whether the environment's map was written.
         backfilled: ids of the features of which only some intervals were asked for.
     """
@@ -64,6 +65,7 @@ class Outcome:
     candidates: Mapping[str, int]
     published: bool
     backfilled: tuple[str, ...] = ()
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
 
 class Workspace:
@@ -406,7 +408,7 @@ class Workspace:
         if published is None:
             return Outcome(run, {}, published=False, backfilled=tuple(windows))
         emit(Published(environment, published.candidates, published.warnings))
-        return Outcome(run, published.candidates, published=True)
+        return Outcome(run, published.candidates, published=True, rejected=published.rejected)
 
     def _run(
         self, plan: Plan, run_id: str, store: Store, emit: Emit, threads: int, windows: Mapping[str, Window]
