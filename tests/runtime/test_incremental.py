@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import pytest
 
 from treadle_runtime.engine import view_sql
 from treadle_runtime.intervals import find_pieces
+from treadle_runtime.store import Store
 
 if TYPE_CHECKING:
     from conftest import Built, MakeProject, ProjectFolder
@@ -774,6 +776,21 @@ def test_builds_at_once_compute_each_interval_once(project: ProjectFolder) -> No
         assert sum(step["pieces"][0] for step in steps if step["id"] == name and step["pieces"]) == 4
     assert len(pieces_of(project)) == 8
     assert project.leftovers() == []
+
+
+def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(project: ProjectFolder) -> None:
+    piece = sorted(find_pieces(version(project.build()).info))[0]
+    shutil.rmtree(project.root / ".treadle/store")
+    project.write("features/daily.sql", feature(DAILY, "timeout='2s'"))
+    with Store(project.root / ".treadle", owner="treadle run").claim(piece):
+        build = project.start("build")
+        assert build.stderr is not None
+        while "daily" not in (line := build.stderr.readline()) or "waits" not in line:
+            assert line
+        time.sleep(3)
+        assert build.poll() is None
+    _, stderr = build.communicate(timeout=60)
+    assert build.returncode == 0, stderr
 
 
 def test_builds_of_other_data_share_the_intervals_that_are_the_same(project: ProjectFolder) -> None:
