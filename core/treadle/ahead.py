@@ -3,8 +3,9 @@
     texts -> shares, whose numbers wait in a pipe -> each process takes one after the other -> what their files say
 
 The helpers are forks of this process: they have the texts, the macros and the parser already, and read as it would.
-Of a file that is wrong, and of what a helper took that died, nothing is known afterwards: whoever asks for it reads it,
-and finds what there is to find. So what comes out does not depend on who has read what.
+A template that fails is not rendered again, as that may take all the time that it is given. Of a query that is wrong,
+and of what a helper took that died or did not end, nothing is known afterwards: whoever asks for it reads it, and finds
+what there is to find. So what comes out does not depend on who has read what.
 """
 
 from __future__ import annotations
@@ -13,21 +14,27 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NoReturn
 
 import msgspec
 
 from treadle.errors import ProjectError
+from treadle.files import digest_text
 from treadle.interruption import count_other_threads
 from treadle.program import Parsed
-from treadle.sqlfile import SqlReader
+from treadle.sqlfile import Failed, SqlReader
 
 MIN_FILES = 200
 MAX_PROCESSES = 4
 _MAX_SHARES = 240
+_PATIENCE_S = 5.0
+"""How long a helper is waited for when nothing is left to do: a share is read in less, unless something holds it."""
+_TICK_S = 0.001
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -54,10 +61,10 @@ def read_ahead(reader: SqlReader, texts: Mapping[str, str]) -> SqlReader:
         helpers = _start_helpers(n_helpers, help_reading, stack)
         found = _read(reader, texts, _take(numbers, shares))
         for helper in helpers:
-            parsed, environ = _decode(helper.wait())
-            found |= parsed
+            theirs, environ = _decode(helper.wait(_PATIENCE_S))
+            found.add(theirs)
             reader.renderer.read_environ.update(environ)
-    return SqlReader(reader.renderer, {**reader.known, **found})
+    return SqlReader(reader.renderer, {**reader.known, **found.parsed}, found.failed)
 
 
 def count_processes(n_files: int) -> int:
@@ -70,14 +77,30 @@ def count_processes(n_files: int) -> int:
     return 1
 
 
-def _read(reader: SqlReader, texts: Mapping[str, str], paths: Iterable[str]) -> dict[str, Parsed]:
-    """Return what files say, those without errors."""
-    mine = SqlReader(reader.renderer, reader.known)
+@dataclass
+class _Found:
+    """What was found out: what files say, and what is wrong with the templates of others; see `SqlReader`."""
+
+    parsed: dict[str, Parsed] = field(default_factory=dict)
+    failed: dict[str, Failed] = field(default_factory=dict)
+
+    def add(self, other: _Found) -> None:
+        self.parsed |= other.parsed
+        self.failed |= other.failed
+
+
+def _read(reader: SqlReader, texts: Mapping[str, str], paths: Iterable[str]) -> _Found:
+    """Return what files say."""
+    mine, failed = SqlReader(reader.renderer, reader.known), dict[str, Failed]()
     for path in paths:
-        with suppress(ProjectError):
+        try:
             file = mine.open(path, texts[path])
+        except ProjectError as error:
+            failed[path] = (digest_text(texts[path]), error.problems)
+            continue
+        with suppress(ProjectError):
             file.read_query(volatile=file.config.get("volatile") is not None)
-    return mine.parsed
+    return _Found(mine.parsed, failed)
 
 
 @contextmanager
@@ -155,36 +178,51 @@ class _Helper:
         finally:
             os._exit(0)
 
-    def wait(self) -> bytes:
-        """Return what came out, when it has ended; nothing, or a part of it, where it died."""
-        self._reap()
+    def wait(self, patience_s: float) -> bytes:
+        """Return what came out, when it has ended; nothing, or a part of it, where it died or does not end in time."""
+        end_s = time.monotonic() + patience_s
+        while not self._reap(os.WNOHANG) and time.monotonic() < end_s:
+            time.sleep(_TICK_S)
+        self._end()
         self._file.seek(0)
         return self._file.read()
 
     def close(self) -> None:
         """End it, if it has not."""
+        self._end()
+        self._file.close()
+
+    def _end(self) -> None:
         if not self._is_over:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             self._reap()
-        self._file.close()
 
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):  # where this process ignores that its children end, nothing is to be reaped
-            os.waitpid(self._pid, 0)
-        self._is_over = True
+    def _reap(self, options: int = 0) -> bool:
+        """Return whether it has ended, after which nothing is left of it."""
+        try:
+            self._is_over = os.waitpid(self._pid, options)[0] == self._pid
+        except ChildProcessError:  # where this process ignores that its children end, nothing is to be reaped
+            self._is_over = True
+        return self._is_over
 
 
-def _encode(found: Mapping[str, Parsed], environ: Mapping[str, str | None]) -> bytes:
+def _encode(found: _Found, environ: Mapping[str, str | None]) -> bytes:
+    return msgspec.msgpack.encode((_encodable(found.parsed), _encodable(found.failed), dict(environ)))
+
+
+def _encodable(said: Mapping[str, object]) -> dict[str, msgspec.Raw]:
     kept = {}
-    for path, parsed in found.items():
+    for path, value in said.items():
         with suppress(OverflowError, TypeError, ValueError):  # what msgpack cannot hold is read again
-            kept[path] = msgspec.Raw(msgspec.msgpack.encode(parsed))
-    return msgspec.msgpack.encode((kept, dict(environ)))
+            kept[path] = msgspec.Raw(msgspec.msgpack.encode(value))
+    return kept
 
 
-def _decode(data: bytes) -> tuple[dict[str, Parsed], dict[str, str | None]]:
+def _decode(data: bytes) -> tuple[_Found, dict[str, str | None]]:
+    kind = tuple[dict[str, Parsed], dict[str, Failed], dict[str, str | None]]
     try:
-        return msgspec.msgpack.decode(data, type=tuple[dict[str, Parsed], dict[str, str | None]])
+        parsed, failed, environ = msgspec.msgpack.decode(data, type=kind)
     except msgspec.DecodeError:
-        return {}, {}
+        return _Found(), {}
+    return _Found(parsed, failed), environ

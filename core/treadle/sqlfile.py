@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping
 
 from treadle import sql
-from treadle.errors import Location
+from treadle.errors import Location, Problem, ProjectError
 from treadle.files import digest_text
 from treadle.program import Parsed, Query
 from treadle.render import Rendered, Renderer
 
+Failed = tuple[str, tuple[Problem, ...]]
 _CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
 
 
@@ -69,13 +70,16 @@ class SqlReader:
     Args:
         renderer: for what is not known.
         known: path -> what a file said when it was read last, with the same surroundings.
+        failed: path -> (digest of its text, what is wrong with its template), of those that were rendered in vain.
 
     Attributes:
         parsed: path -> what each file says whose query was read.
     """
 
-    def __init__(self, renderer: Renderer, known: Mapping[str, Parsed]) -> None:
-        self.renderer, self.known = renderer, known
+    def __init__(
+        self, renderer: Renderer, known: Mapping[str, Parsed], failed: Mapping[str, Failed] | None = None
+    ) -> None:
+        self.renderer, self.known, self.failed = renderer, known, failed or {}
         self.parsed: dict[str, Parsed] = {}
 
     def open(self, path: str, text: str) -> SqlFile:
@@ -84,6 +88,9 @@ class SqlReader:
         Raises:
             ProjectError: its template is wrong.
         """
+        digest, problems = self.failed.get(path, ("", ()))
+        if problems and digest == digest_text(text):
+            raise ProjectError(problems)
         return SqlFile(path, text, self)
 
     def knows(self, path: str, text: str) -> bool:

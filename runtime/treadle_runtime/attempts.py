@@ -34,7 +34,8 @@ class Attempt:
     """One try.
 
     Args:
-        timeout_s: how long it may compute, from its first connection or from its worker's start; None for ever.
+        timeout_s: how long it may compute, from its first connection or from its worker's start and without what it
+            waits for others; None for ever.
     """
 
     def __init__(self, timeout_s: float | None = None) -> None:
@@ -45,6 +46,9 @@ class Attempt:
         self._connections: list[Connection] = []
         self._kill: Callable[[], None] | None = None
         self._clock: threading.Thread | None = None
+        self._deadline_s = 0.0
+        self._n_waiting = 0
+        self._waits_since_s = 0.0
 
     def lending(self, lend: Lend) -> Lend:
         """Return what lends a connection and notes it as long as it is lent."""
@@ -75,6 +79,21 @@ class Attempt:
             with self._lock:
                 self._kill = None
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the clock stand within the block, in which a thread of the try waits for another process."""
+        with self._lock:
+            self._n_waiting += 1
+            if self._n_waiting == 1:
+                self._waits_since_s = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_waiting -= 1
+                if not self._n_waiting:
+                    self._deadline_s += time.monotonic() - self._waits_since_s
+
     def end(self) -> None:
         """End what runs at this moment. A query that begins later goes on: call it until the step has ended."""
         with self._lock:
@@ -89,13 +108,22 @@ class Attempt:
         self._is_over.set()
 
     def _start_clock(self) -> None:
-        if self._timeout_s is not None and self._clock is None:
-            self._clock = threading.Thread(target=self._expire, args=(self._timeout_s,), daemon=True)
-            self._clock.start()
+        with self._lock:
+            if self._timeout_s is None or self._clock is not None:
+                return
+            self._deadline_s = time.monotonic() + self._timeout_s
+            self._clock = threading.Thread(target=self._expire, daemon=True)
+        self._clock.start()
 
-    def _expire(self, timeout_s: float) -> None:
-        if self._is_over.wait(timeout_s):
-            return
+    def _left_s(self) -> float:
+        """Return for how long it is certain that the time is not over; 0 when it is."""
+        with self._lock:
+            return _AGAIN_S if self._n_waiting else max(0.0, self._deadline_s - time.monotonic())
+
+    def _expire(self) -> None:
+        while left_s := self._left_s():
+            if self._is_over.wait(left_s):
+                return
         self.has_expired = True
         while not self._is_over.is_set():
             self.end()

@@ -62,9 +62,10 @@ def run_incremental(job: Job, lend: Lend, pieces: Pieces) -> Made:
             return Made(pieces=(pieces.n_built(wanted), len(wanted)), is_whole=False)
         versions, n_new = pieces.compute(wanted, kind="interval", anew=job.anew, n_helpers=n_helpers)
         if not versions:
-            columns = desk.write(NOTHING, job.folder).columns
-            return Made(columns, info={"intervals": []}, times={PART: ()}, pieces=(0, 0))
-    return replace(_assemble(job, setting, intervals, versions), pieces=(n_new, len(versions)))
+            columns, notes = desk.write(NOTHING, job.folder).columns, desk.count_left_out(NOTHING, NOTHING)
+            return Made(columns, info={"intervals": []}, notes=notes, times={PART: ()}, pieces=(0, 0))
+        notes = desk.count_left_out(intervals[0], intervals[-1])
+    return replace(_assemble(job, setting, intervals, versions), notes=notes, pieces=(n_new, len(versions)))
 
 
 def _intervals(step: Step, setting: Setting, inputs: Sequence[Input]) -> list[Interval]:

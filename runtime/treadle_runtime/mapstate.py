@@ -19,7 +19,7 @@ class Candidate:
 
     Attributes:
         twin: the train step of the chosen model, which never saw the test rows.
-        shipped: the refit, or the twin where nothing is refitted.
+        shipped: the refit, or the twin where nothing is refitted: the pipeline asks for none, or the gates failed.
         champion_input: the number that was champion when the gates were applied; None when there was none.
         metrics: the twin's metrics on the test rows.
         passed: whether every gate passed; a candidate that failed gets a number and no alias.

@@ -25,10 +25,12 @@ class PublishedRun:
 
     Attributes:
         candidates: pipeline -> number of the version that is its candidate now, for pipelines whose gates held.
+        rejected: pipeline -> number of the version that its gates refused.
         warnings: why the catalog does not show it, if it does not; the next build writes the catalog again.
     """
 
     candidates: Mapping[str, int]
+    rejected: Mapping[str, int]
     warnings: tuple[Problem, ...] = ()
 
 
@@ -71,11 +73,14 @@ def publish(
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
         inlined=_inlined(plan, standing, jobs),
     )
-    candidates = {each.pipeline: each.number for each in published.registered if each.passed}
+    candidates, rejected = (
+        {each.pipeline: each.number for each in published.registered if each.passed is passed}
+        for passed in (True, False)
+    )
     known = {result.version.fingerprint: result.version for result in run.results.values() if result.version}
     has_changed = bool(published.changes)
     warnings = write_views(state, store, environment, has_changed=has_changed, known=known, on_wait=on_wait)
-    return PublishedRun(candidates, warnings)
+    return PublishedRun(candidates, rejected, warnings)
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:
@@ -108,18 +113,19 @@ def _done(plan: Plan, run: Run) -> set[str]:
 
 
 def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
-    """Return what a pipeline offers, or None where its verdict is red or its refit is missing."""
+    """Return what a pipeline offers, or None where its refit is missing; what its gates refuse has none."""
     pipeline = validate.pipeline
 
     def fingerprint(stage: str) -> str:
         return plan.identities[f"{pipeline}.{stage}"].fingerprint
 
     verdict, choice = store.read(fingerprint("validate")), store.read(fingerprint("choose"))
-    if verdict is None or choice is None or not verdict.info["passed"]:
+    if verdict is None or choice is None:
         return None
+    passed = bool(verdict.info["passed"])
     model = str(choice.info["chosen"])
     twin = fingerprint(f"{model}.train")
-    shipped = fingerprint("refit") if f"{pipeline}.refit" in plan.graph.steps else twin
+    shipped = fingerprint("refit") if passed and f"{pipeline}.refit" in plan.graph.steps else twin
     if store.read(shipped) is None:
         return None
     champion = plan.champions.get(pipeline)
@@ -137,4 +143,5 @@ def _candidate(plan: Plan, validate: Step, store: Store) -> Candidate | None:
         dataset=plan.identities[dataset].fingerprint,
         champion_input=champion.number if champion else None,
         metrics={name: value["value"] for name, value in test.items()},
+        passed=passed,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -197,8 +197,18 @@ class Runner:
             return StepResult(planned, "failed", seconds, problems=error.problems, attempts=attempts)
 
     @contextlib.contextmanager
-    def _claimed(self, step: Step, fingerprint: str) -> Iterator[None]:
-        """Hold the claim on a step's fingerprint; while another process holds it, wait until the run is interrupted."""
+    def _claimed(
+        self,
+        step: Step,
+        fingerprint: str,
+        *,
+        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> Iterator[None]:
+        """Hold the claim on a fingerprint of a step; while another process holds it, wait until the run is interrupted.
+
+        Args:
+            waiting: what is entered while there is nothing to do but to wait.
+        """
         with contextlib.ExitStack() as stack:
             is_told = False
             while True:
@@ -209,7 +219,9 @@ class Runner:
                     if not is_told:
                         self.emit(StepWaits(step.id, error.holder))
                         is_told = True
-                    if self._attempts.stopped.wait(_CLAIM_PAUSE_S):
+                    with waiting():
+                        is_stopped = self._attempts.stopped.wait(_CLAIM_PAUSE_S)
+                    if is_stopped:
                         raise StepError(_not_run(step, "the run was interrupted")) from error
             yield
 
@@ -224,7 +236,7 @@ class Runner:
             job = self.maker.job(run.plan, step, draft.folder, self._sessions.scratch, log=log)
             job = replace(job, window=self.windows.get(step.id), anew=planned.is_refreshed)
             self.maker.intact.check_inputs(job)
-            pieces = self._pieces(run.run_id, planned) if step.has_pieces else None
+            pieces = self._pieces(run.run_id, planned, attempt) if step.has_pieces else None
             with storage_errors(draft.folder):
                 made = self._call(job, attempt, pieces)
             self.maker.check_unchanged(job)
@@ -256,10 +268,10 @@ class Runner:
         made: Made = self.workers.call(job, what=job.step.id, working=attempt.working)
         return made
 
-    def _pieces(self, run_id: str, planned: PlannedStep) -> Pieces:
+    def _pieces(self, run_id: str, planned: PlannedStep, attempt: Attempt) -> Pieces:
         return Pieces(
             self.store,
-            claim=partial(self._claimed, planned.step),
+            claim=partial(self._claimed, planned.step, waiting=attempt.waiting),
             hold=partial(hold_more, run_id, self.state),
             submit=self._pool.submit if self._pool is not None else None,
             n_helpers=self.threads - 1,

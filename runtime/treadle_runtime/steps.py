@@ -169,14 +169,14 @@ def _located(job: Job, run: Callable[[], Made]) -> Made:
 
 def _cannot_predict(job: Job, error: Exception) -> Problem | None:
     """Return the problem of a model that raised when it was asked to predict, or None if it was not the model."""
-    if job.step.kind not in ("evaluate", "validate"):
+    if job.step.kind != "evaluate":
         return None
     from treadle_runtime.training.model import TrainedModel
 
     asked = TrainedModel.predict.__code__
     if not any(frame.f_code is asked for frame, _ in traceback.walk_tb(error.__traceback__)):
         return None
-    what = f'the model "{job.step.model}" cannot predict' if job.step.model else "the champion cannot predict"
+    what = f'the model "{job.step.model}" cannot predict'
     fix = "set preprocess: {impute: median} in the model" if "NaN" in str(error) else "see `params` of the model"
     return Problem("TR716", what, job.step.where, _reason(error), fix=fix)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
 
-from treadle.errors import Problem, StepError
+from treadle.errors import StepError
 from treadle.names import moment_text
 from treadle_runtime import engine, times
 from treadle_runtime.engine import PART, Connection
@@ -17,15 +18,14 @@ from treadle_runtime.features import order_of
 from treadle_runtime.intervals import NOTHING, Input, Interval, Setting, identify_interval, rule_of
 from treadle_runtime.job import Job, Made, Relation
 from treadle_runtime.pieces import Check, Piece
+from treadle_runtime.reach import Reach, to_notes
 from treadle_runtime.session import Lend, create_relations, threads_of
 from treadle_runtime.spare import Spare
 from treadle_runtime.store import Column
 from treadle_runtime.timedtable import check_time, is_timed, is_view, origin_of, survey
-from treadle_runtime.types import quote_name, quote_text
+from treadle_runtime.types import quote_name, quote_text, stored_columns
 from treadle_runtime.version import Times
 from treadle_runtime.viewsql import escape_glob
-
-_MAX_ROW = 200
 
 
 class Desk:
@@ -63,9 +63,8 @@ class Desk:
             }
             self.inputs = [self._input(con, relation) for relation in job.relations]
             self._restrict(con, NOTHING)
-            self._kind = self._check_query(con)
-        # Where nothing is read that lies outside of an interval, a row that does is a mistake: no interval has it.
-        self._is_closed = setting.lookback == 0 and all(each.is_view or each.parts is not None for each in self.inputs)
+            self._reach = Reach(setting, self._check_query(con))
+            self._untimed = self._write_untimed(con)
 
     def piece(self, interval: Interval) -> Piece:
         """Return the computation of an interval."""
@@ -96,7 +95,9 @@ class Desk:
             self._restrict(con, interval)
             order, rows = order_of(self.step), self._rows_of(interval)
             written = engine.write_query(con, rows, work, order_by=order, what=what, where=self.step.where)
-            found = self._check_rows(con, interval, work / PART, what)
+            with self._told(what):
+                found = self._check_rows(con, interval, work / PART, what)
+                self._check_left_out(con, interval, what)
         for table in self._tables.values():
             table.check_unchanged(interval, self.setting.lookback, self.job.root)
         os.replace(work / PART, folder / PART)
@@ -104,6 +105,22 @@ class Desk:
         is_reproducible = self.threads == 1 and all(version.reproducible for version in versions)
         info = {"start": str(interval), "end": moment_text(interval.end)}
         return Made(written.columns, info=info, reproducible=is_reproducible, times={PART: found})
+
+    def count_left_out(self, first: Interval, last: Interval) -> tuple[str, ...]:
+        """Return what to tell of rows that lie before the first interval or after the last one.
+
+        Args:
+            first, last: `NOTHING` where there are no intervals.
+        """
+        if self._untimed is None and not self.setting.lookback:
+            return ()  # such a row is an error of its interval
+        with self._connections.use() as con, self._told(self._what):
+            self._restrict(con, first)
+            before = self._reach.count_before(con, self._query, first)
+            if last != first:
+                self._restrict(con, last)
+            after = self._reach.count_after(con, self._query, last)
+        return to_notes(first, last, before, after)
 
     def _input(self, con: Connection, relation: Relation) -> Input:
         if relation.name in self._tables:
@@ -127,21 +144,47 @@ class Desk:
             con.execute(f"create or replace view {quote_name(name)} as select * from (\n{sql}\n) where {within}")
 
     def _rows_of(self, interval: Interval) -> str:
-        if self._is_closed:
+        """Return the SELECT of the rows that an interval keeps, and of those that are an error and so are found."""
+        if self._untimed is None and not self.setting.lookback:
             return self._query
-        name = quote_name(self.setting.event_time)
-        within = times.is_within(self.setting.event_time, self._kind, interval.start, interval.end)
-        # Rows without a finite time come through, so that they are found.
-        is_odd = f"{name} is null or not {times.is_finite(name, self._kind)}"
-        return f"select * from ({self._query}\n) where {is_odd} or ({within})"
+        wanted = [self._reach.is_in(interval), self._reach.is_odd()]
+        if self._untimed is None:
+            wanted.append(self._reach.is_beyond(interval))
+        return f"select * from ({self._query}\n) where {' or '.join(wanted)}"
+
+    def _write_untimed(self, con: Connection) -> str | None:
+        """Write the rows that are made from tables without a time alone, which every interval finds.
+
+        Args:
+            con: on which no table with a time has rows.
+
+        Returns:
+            the SELECT of these rows; None where there are none, as in most features.
+        """
+        query = f"select * from ({self._query}\n) where not {self._reach.is_odd()}"
+        with self._told(self._what):
+            if not con.execute(f"{query} limit 1").fetchall():
+                return None
+        folder = self._scratch / "untimed"
+        folder.mkdir()
+        written = engine.write_query(con, query, folder, what=self._what, where=self.step.where)
+        columns = stored_columns((column.name, column.type) for column in written.columns)
+        part = quote_text(escape_glob(str(folder / PART)))
+        return f"select {', '.join(column.read for column in columns)} from read_parquet({part})"
 
     def _check_query(self, con: Connection) -> str:
         """Check that the query can be run and has its event_time; return the type of that."""
-        try:
+        with self._told(self._what):
             columns = engine.describe(con, self._query)
-        except duckdb.Error as error:
-            raise engine.sql_error(error, self._what, self.step.where) from error
         return check_time(columns, self.setting.event_time, what=self._what, where=self.step.where)
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turn an error of the engine within the block into one of the step."""
+        try:
+            yield
+        except duckdb.Error as error:
+            raise engine.sql_error(error, what, self.step.where) from error
 
     def _check_rows(self, con: Connection, interval: Interval, part: Path, what: str) -> Times:
         """Return the times of an interval's rows.
@@ -155,34 +198,24 @@ class Desk:
             if not found or (interval.start <= found[0] and found[-1] < interval.end):
                 return found
         select = f"select * from read_parquet({quote_text(escape_glob(str(part)))})"
-        if problem := self._find_misfit(con, interval, select, what):
+        if problem := self._reach.find_misfit(con, select, interval, what, self.step.where):
             raise StepError(problem)
-        return times.fetch_times(con, select, self.setting.event_time, self._kind)
+        return times.fetch_times(con, select, self.setting.event_time, self._reach.kind)
 
-    def _find_misfit(self, con: Connection, interval: Interval, select: str, what: str) -> Problem | None:
-        column, where = self.setting.event_time, self.step.where
-        name = quote_name(column)
-        within = times.is_within(column, self._kind, interval.start, interval.end)
-        found = con.execute(
-            f"select {name} is null, {times.is_finite(name, self._kind)}, cast(columns(*) as varchar)"
-            f" from ({select}) where {name} is null or not ({within}) limit 1"
+    def _check_left_out(self, con: Connection, interval: Interval, what: str) -> None:
+        """Make sure that the rows which are left to other intervals are found there.
+
+        Raises:
+            StepError: TR731 one is made from rows with a time that its own interval does not read.
+        """
+        if self._untimed is None:
+            return  # such rows were written, and found
+        beyond = self._reach.is_beyond(interval)
+        lost = (
+            f"select * from ({self._query}\n) where {beyond} except all select * from ({self._untimed}) where {beyond}"
         )
-        names = [each[0] for each in found.description or ()][2:]
-        rows = found.fetchall()
-        if not rows:
-            return None
-        is_null, is_finite, *values = rows[0]
-        row = ", ".join(f"{key}={value}" for key, value in zip(names, values, strict=True))[:_MAX_ROW]
-        if is_null:
-            fix = f"leave such rows out of the query: where {column} is not null"
-            return Problem("TR731", f'a row of {what} has no "{column}"', where, row, fix=fix)
-        if not is_finite:
-            fix = f"leave such rows out of the query: where isfinite({column})"
-            return Problem("TR731", f"a row of {what} lies at an infinite time", where, row, fix=fix)
-        until = moment_text(interval.end)
-        why = f"{row}\nit was made from rows of {interval} up to {until}, so no interval would hold it"
-        fix = "set lookback to how far rows are moved or look back, or make the intervals as long as what is summed up"
-        return Problem("TR731", f"a row of {what} lies outside of it", where, why, fix=fix)
+        if problem := self._reach.find_misfit(con, lost, interval, what, self.step.where):
+            raise StepError(problem)
 
 
 def _kind_of(con: Connection, relation: Relation) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,6 +57,7 @@ class Outcome:
     Attributes:
         run: its steps and how they ended.
         candidates: pipeline -> number of the version that is its candidate now; empty when nothing was published.
+        rejected: pipeline -> number of the version that its gates refused, which nothing points at.
         published: whether the environment's map was written.
         is_idle: whether nothing was computed, and all that stands and is shown has passed.
         backfilled: ids of the features of which only some intervals were asked for.
@@ -67,6 +68,7 @@ class Outcome:
     published: bool
     is_idle: bool = False
     backfilled: tuple[str, ...] = ()
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
 
 class Workspace:
@@ -414,7 +416,7 @@ class Workspace:
         emit(Published(environment, published.candidates, published.warnings))
         has_passed = all(result.has_passed for result in run.results.values())
         is_idle = not plan.n("build") and has_passed and not published.warnings
-        return Outcome(run, published.candidates, published=True, is_idle=is_idle)
+        return Outcome(run, published.candidates, published=True, is_idle=is_idle, rejected=published.rejected)
 
     def note_idle_build(self, *, threads: int) -> str:
         """Note a build of the whole project for which everything stands, as it is known to; return the run's id."""

@@ -111,6 +111,43 @@ def test_helpers_change_nothing(tmp_path: Path, seed: int, n_mistakes: int) -> N
     assert found["n"] > n_mistakes // 2
 
 
+COUNT = """
+import json, sys
+from pathlib import Path
+from treadle.ahead import read_ahead
+from treadle.errors import ProjectError
+from treadle.graph import compile_graph
+from treadle.project import read_project
+from treadle.sqlfile import SqlReader
+
+project, rendered = read_project(Path(sys.argv[1])), []
+
+def read_sql(renderer):
+    render = renderer.render
+    def noted(text, *, path, name):
+        rendered.append(path)
+        return render(text, path=path, name=name)
+    renderer.render = noted
+    return read_ahead(SqlReader(renderer, {}), {**project.sql_features, **project.sql_tests})
+
+try:
+    compile_graph(project, environ={}, read_sql=read_sql)
+except ProjectError as error:
+    wrong = {problem.where.path for problem in error.problems if problem.code.startswith("TR20")}
+print(json.dumps([len(wrong), max(rendered.count(path) for path in wrong)]))
+"""
+
+
+def test_template_that_fails_is_rendered_once(tmp_path: Path) -> None:
+    """By a helper or by the process itself: one that goes to its limits takes seconds."""
+    (tmp_path / "features").mkdir()
+    (tmp_path / "treadle.yml").write_text("name: shop\n")
+    for n in range(MIN_FILES):
+        (tmp_path / f"features/f{n}.sql").write_text("select {{ nothing }} as a" if n % 2 else f"select {n} as a")
+    done = subprocess.run([sys.executable, "-c", COUNT, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [MIN_FILES // 2, 1]
+
+
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
@@ -203,3 +240,17 @@ def test_what_a_killed_helper_took_is_read_all_the_same(slow: Path) -> None:
     manifest = json.loads((slow / "target/manifest.json").read_text())
     assert len(manifest["steps"]) == MIN_FILES
     assert all(f"round({step[1:]} * 299)" in said["compiled_sql"] for step, said in manifest["steps"].items())
+
+
+def test_helper_that_does_not_end_is_not_waited_for(slow: Path) -> None:
+    compiling = Compiling(slow)
+    for helper in compiling.helpers():
+        os.kill(helper, signal.SIGSTOP)
+    try:
+        _, errors = compiling.process.communicate(timeout=60)
+        compiling.wait_until_gone()
+    finally:
+        for member in compiling.members():
+            os.kill(member, signal.SIGKILL)
+    assert (compiling.process.returncode, errors) == (0, "")
+    assert len(json.loads((slow / "target/manifest.json").read_text())["steps"]) == MIN_FILES

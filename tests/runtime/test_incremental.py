@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from treadle.errors import StoreError
 from treadle.names import parse_moment_us
 from treadle_runtime.engine import view_sql
 from treadle_runtime.intervals import Window, find_pieces
+from treadle_runtime.store import Store
 from treadle_runtime.version import from_meta, to_meta
 
 if TYPE_CHECKING:
@@ -111,7 +113,24 @@ def plain(project: ProjectFolder, select: str) -> list[tuple[Any, ...]]:
     files = sorted(str(file) for file in (project.root / "data").glob("orders-*.csv"))
     with duckdb.connect(config={"threads": 1}) as con:
         con.execute(f"create view orders as from read_csv({files})")
-        return con.execute(f"select {select.replace(ORDERS, 'orders')} order by all").fetchall()
+        if "ref('days')" in select:
+            con.execute(f"create view days as from read_csv('{project.root / 'data/days.csv'}')")
+        query = re.sub(r"{{ ref\('(\w+)'\) }}", r"\1", select)
+        return con.execute(f"select {query} order by all").fetchall()
+
+
+def add_days(project: ProjectFolder, first: str = "2023-12-30", n: int = 40) -> None:
+    """Add a table without a time: some days from a first one on."""
+    start = datetime.fromisoformat(first)
+    lines = ["day", *(str(start + timedelta(days=n)) for n in range(n))]
+    project.write("data/days.csv", "\n".join(lines) + "\n")
+    project.edit("features/orders.yml", "entities:", "  - {name: days, path: data/days.csv}\nentities:")
+
+
+def parts_span(found: Version) -> tuple[datetime, datetime]:
+    """Return where the first interval of days begins, and where the last one ends."""
+    starts = [datetime.fromisoformat(start) for start, _ in found.info["intervals"]]  # type: ignore[union-attr,misc]
+    return min(starts), max(starts) + timedelta(days=1)
 
 
 # what is computed
@@ -322,8 +341,12 @@ def test_source_without_rows_gives_a_table_without_rows(project: ProjectFolder) 
 
 # equal to the plain query, and to a rebuild from nothing
 
+SPINE = """\
+coalesce(min(user), 'nobody') as user, day as ts, count(user) as n from {{ ref('days') }}
+left join {{ ref('orders') }} on date_trunc('day', ts) = day group by all"""
 QUERIES = {
     "plain": (PLAIN, ""),
+    "spine": (SPINE, ""),
     "daily": (DAILY, ""),
     "windowed": (WINDOWED, "lookback='1d'"),
     "joined": (JOINED, "lookback='36h'"),
@@ -333,6 +356,7 @@ QUERIES = {
 @pytest.mark.parametrize("seed", range(4))
 def test_random_history_equals_the_plain_query_and_a_rebuild_after_each_step(project: ProjectFolder, seed: int) -> None:
     rng = random.Random(seed)
+    add_days(project)
     for name, (select, more) in QUERIES.items():
         project.write(f"features/{name}.sql", feature(select, more))
     for step in range(4):
@@ -357,7 +381,10 @@ def test_random_history_equals_the_plain_query_and_a_rebuild_after_each_step(pro
         again = rebuild(project)
         for name, (select, _) in QUERIES.items():
             found = version(built, name)
-            assert rows(found, "order by all") == plain(project, select), (kind, name)
+            expected = plain(project, select)
+            if name == "spine":  # days beyond what is read are left out
+                expected = [row for row in expected if parts_span(found)[0] <= row[1] < parts_span(found)[1]]
+            assert rows(found, "order by all") == expected, (kind, name)
             assert digests(version(again, name)) == digests(found), (kind, name)
             assert version(again, name).fingerprint == found.fingerprint
 
@@ -490,8 +517,97 @@ def test_row_that_no_interval_would_hold_is_an_error_without_a_lookback(project:
     project.write("features/daily.sql", feature("user, ts - interval 1 day as ts from {{ ref('orders') }}"))
     text = problem(project)
     assert 'error[TR731]: a row of feature "daily", interval 2024-01-01 lies outside of it\n' in text
-    assert "it was made from rows of 2024-01-01 up to 2024-01-02, so no interval would hold it\n" in text
-    assert "fix: set lookback" in text
+    assert "it is made from rows of 2024-01-01 up to 2024-01-02, which its own interval does not read\n" in text
+    assert "fix: no interval reads what lies after it" in text
+
+
+RATES = "  - {name: rates, path: data/rates.csv}\nentities:"
+
+
+@pytest.mark.parametrize(
+    ("select", "more", "why", "fix"),
+    [
+        (
+            "user, ts + interval 1 day as ts from {{ ref('orders') }} join {{ ref('rates') }} using (user)",
+            "",
+            "it is made from rows of 2024-01-01 up to 2024-01-02, which its own interval does not read",
+            "set lookback to how far back an interval has to read",
+        ),
+        (
+            "user, ts + interval 3 days as ts from {{ ref('orders') }}",
+            "lookback='1d'",
+            "it is made from rows of 2023-12-31 up to 2024-01-02, which its own interval does not read",
+            "set lookback to how far back an interval has to read",
+        ),
+        (
+            "user, date_trunc('month', ts) as ts, sum(amount) as total from {{ ref('orders') }} group by all",
+            "lookback='1d'",
+            "it is made from rows of 2024-01-02 up to 2024-01-04, which its own interval does not read",
+            "no interval reads what lies after it: date a row by the newest that it is made from, or lengthen the intervals",
+        ),
+        (
+            "'u' as user, day as ts, 'x' as x from {{ ref('days') }} union all select user, ts + interval 1 day, 'y' from {{ ref('orders') }}",
+            "",
+            "it is made from rows of 2024-01-01 up to 2024-01-02, which its own interval does not read",
+            "set lookback to how far back an interval has to read",
+        ),
+    ],
+    ids=["with a table without a time", "further than lookback", "a month by days", "among rows without a time"],
+)  # fmt: skip
+def test_row_that_no_interval_holds_is_never_lost_silently(
+    project: ProjectFolder, select: str, more: str, why: str, fix: str
+) -> None:
+    add_days(project)
+    project.write("data/rates.csv", "user,rate\nu0,2\nu1,3\nu2,5\n")
+    project.edit("features/orders.yml", "entities:", RATES)
+    project.write("features/daily.sql", feature(select, more))
+    text = problem(project)
+    assert 'error[TR731]: a row of feature "daily", interval 2024-01-0' in text
+    assert "lies outside of it\n" in text
+    assert f"\n  {why}\n  fix: {fix}" in text
+
+
+def test_rows_outside_of_all_intervals_are_counted(project: ProjectFolder) -> None:
+    add_days(project)
+    project.write("features/daily.sql", feature(SPINE))
+    built = project.build()
+    assert version(built).rows == 4
+    assert built.notes("daily") == (
+        "2 rows before 2024-01-01 are left out: no interval lies there, unless begin is set",
+        "34 rows from 2024-01-05 on are left out: the intervals end there, until newer rows are read",
+    )
+    project.write("features/daily.sql", feature(SPINE, "begin='2023-12-31'"))
+    built = project.build()
+    assert version(built).rows == 5
+    assert [note.split(" are ")[0] for note in built.notes("daily")] == ["34 rows from 2024-01-05 on"]
+
+
+def test_row_that_waits_for_its_interval_is_counted_until_that_is_there(project: ProjectFolder) -> None:
+    for day in range(1, 5):
+        (project.root / f"data/orders-{day:02}.csv").unlink()
+    project.write("data/orders-01.csv", day_csv(1, [("u", "10:00:00", 1)]))
+    project.write(
+        "features/daily.sql", feature("user, ts + interval 1 day as ts from {{ ref('orders') }}", "lookback='1d'")
+    )
+    built = project.build()
+    assert (version(built).rows, len(built.notes("daily"))) == (0, 1)
+    assert built.notes("daily")[0].startswith("1 row from 2024-01-02 on is left out: ")
+    project.write("data/orders-02.csv", day_csv(2, [("u", "11:00:00", 1)]))
+    assert rows(version(project.build())) == [("u", datetime(2024, 1, 2, 10))]
+
+
+def test_rows_without_any_interval_are_counted(project: ProjectFolder) -> None:
+    columns = ", columns: [{name: user, type: VARCHAR}, {name: ts, type: TIMESTAMP}, {name: amount, type: BIGINT}]"
+    project.edit("features/orders.yml", ", event_time: ts", ", event_time: ts" + columns)
+    for day in range(1, 5):
+        project.write(f"data/orders-{day:02}.csv", HEAD + "\n")
+    add_days(project)
+    project.write("features/daily.sql", feature(SPINE))
+    built = project.build()
+    assert version(built).rows == 0
+    assert built.notes("daily") == (
+        "40 rows are left out: no table with a time has rows, and so there are no intervals",
+    )
 
 
 def test_failing_query_is_told_with_its_interval(project: ProjectFolder) -> None:
@@ -664,6 +780,21 @@ def test_builds_at_once_compute_each_interval_once(project: ProjectFolder) -> No
         assert sum(step["pieces"][0] for step in steps if step["id"] == name and step["pieces"]) == 4
     assert len(pieces_of(project)) == 8
     assert project.leftovers() == []
+
+
+def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(project: ProjectFolder) -> None:
+    piece = sorted(find_pieces(version(project.build()).info))[0]
+    shutil.rmtree(project.root / ".treadle/store")
+    project.write("features/daily.sql", feature(DAILY, "timeout='2s'"))
+    with Store(project.root / ".treadle", owner="treadle run").claim(piece):
+        build = project.start("build")
+        assert build.stderr is not None
+        while "daily" not in (line := build.stderr.readline()) or "waits" not in line:
+            assert line
+        time.sleep(3)
+        assert build.poll() is None
+    _, stderr = build.communicate(timeout=60)
+    assert build.returncode == 0, stderr
 
 
 def test_builds_of_other_data_share_the_intervals_that_are_the_same(project: ProjectFolder) -> None:

@@ -188,9 +188,18 @@ def test_red_gate_publishes_the_map_and_moves_no_alias(churn: ProjectFolder) -> 
     assert not done.outcome.candidates
     with churn.open() as workspace:
         assert workspace.state.environment("dev")["churn.validate"] == workspace.step("churn.validate").fingerprint
-        assert [v.number for v in workspace.registry.versions("churn", env="dev")] == [1]
-        assert workspace.registry.version("churn", "candidate", env="dev").number == 1
+        versions = workspace.registry.versions("churn", env="dev")
+        assert [(v.number, v.passed, v.aliases) for v in versions] == [(2, False, ()), (1, True, ("candidate",))]
+        assert versions[0].shipped == versions[0].twin, "there is no refit of what its gates refuse"
         assert workspace.state.runs(1)[0].status == "rejected"
+    assert done.outcome.rejected == {"churn": 2}
+    churn.build()
+    with churn.open() as workspace:
+        assert len(workspace.registry.versions("churn", env="dev")) == 2, "the same again is no other version"
+    printed = churn.treadle("models")
+    assert "did not hold" in printed.stdout
+    assert churn.treadle("models", "promote", "churn", "2", code=2).stderr.startswith("error[TR603]")
+    churn.treadle("models", "promote", "churn", "2", "--force")
 
 
 def test_red_gate_exits_1_new_and_cached(churn: ProjectFolder) -> None:
@@ -224,7 +233,7 @@ def test_champion_is_compared_on_the_same_test_rows(churn: ProjectFolder) -> Non
     done = churn.build()
     gate = done.info("churn.validate")["gates"][1]
     assert gate["status"] == "passed"
-    assert done.outcome.candidates == {"churn": 2}
+    assert done.outcome.candidates == {"churn": 3}, "the second was refused"
     with churn.open() as workspace:
         champion = workspace.registry.champion("churn", env="dev")
         assert champion is not None
@@ -244,6 +253,7 @@ def test_champion_that_trained_on_test_rows_fails_the_gate(churn: ProjectFolder)
     assert done.of("skipped") == {"churn.refit"}
 
 
+IMPUTED = "trainer: sklearn.logistic_regression, preprocess: {impute: median}}"
 TOTAL = "sum(sum(amount)) over (partition by user order by ts) as total"
 SCALED = TOTAL.replace(" as total", " * -1000000 as total")
 
@@ -273,6 +283,33 @@ def test_champion_is_scored_on_new_rows_only_while_features_are_defined_alike(ch
         "and its own dataset lacks 10 of the test rows"
     )
     assert done.of("skipped") == {"churn.refit"}
+
+
+def test_champion_that_cannot_be_scored_stops_no_successor(churn: ProjectFolder) -> None:
+    """New rows lack a value, which the champion's model cannot take: its successor is told to fill it in."""
+    churn.edit("models/churn.yml", "trainer: sklearn.logistic_regression}", IMPUTED.replace("median", "none"))
+    assert churn.build().outcome.candidates == {"churn": 2}
+    with churn.open() as workspace:
+        workspace.registry.promote("churn", env="dev")
+    text = (churn.root / "data/orders.csv").read_text()
+    churn.write(
+        "data/orders.csv", text + "".join(f"{300 + i},u0{i},2024-01-31 0{i}:00:00,,{i % 2}\n" for i in range(4))
+    )
+    churn.edit("models/churn.yml", "impute: none", "impute: median")
+    first = churn.treadle("build", code=1)
+    why = "the champion version 2 cannot be scored on the test rows: its model raised ValueError: Input X contains NaN."
+    assert why in first.stderr
+    assert first.stdout.endswith(
+        "churn: version 3 is registered and not promoted: it could not be compared with the champion\n"
+        "next: treadle models promote churn 3 --force\n"
+    )
+    assert churn.treadle("models", "promote", "churn", "3", "--force").stdout.startswith("churn: version 3 ")
+    again = churn.treadle("build", code=1)
+    assert again.stdout.endswith("next: treadle show churn\n"), "it is promoted: nothing is left to do"
+    churn.edit("models/churn.yml", "impute: median", "impute: mean")
+    done = churn.build()
+    assert done.info("churn.validate")["gates"][1]["status"] == "passed", "the new champion can be scored"
+    assert done.outcome.candidates == {"churn": 4}
 
 
 def test_champion_that_was_chosen_on_test_rows_fails_the_gate(churn: ProjectFolder) -> None:

@@ -38,10 +38,11 @@ def models(ctx: click.Context, folder: Path, environment: str | None, variables:
             found_metrics = in_order(version.metrics, workspace.graph, version.pipeline)
             metrics = ", ".join(f"{name} {number(value)}" for name, value in found_metrics.items())
             aliases = ", ".join(version.aliases)
-            rows.append(
-                (version.pipeline, str(version.number), version.model, aliases, metrics, version.created_at[:19])
-            )
-        for line in to_lines(rows, header=("pipeline", "version", "model", "aliases", "test metrics", "built (UTC)")):
+            gates = "held" if version.passed else "did not hold"
+            said = (version.pipeline, str(version.number), version.model, aliases, gates, metrics)
+            rows.append((*said, version.created_at[:19]))
+        header = ("pipeline", "version", "model", "aliases", "gates", "test metrics", "built (UTC)")
+        for line in to_lines(rows, header=header):
             click.echo(line)
         if not found:
             click.echo(f"no versions yet\nnext: {next_command('build')}")

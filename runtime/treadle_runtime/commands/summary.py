@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from treadle.gates import parse_gate
 from treadle_runtime.artifacts import write_artifact
 from treadle_runtime.commands.console import MAX_PROBLEMS, Reporter, print_problem, to_names
 from treadle_runtime.commands.hint import next_command
@@ -14,6 +15,8 @@ from treadle_runtime.commands.story import in_order, interval, number, seconds
 from treadle_runtime.intervals import PIECES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from treadle_runtime.runresult import Run, StepResult
     from treadle_runtime.version import Version
     from treadle_runtime.workspace import Outcome, Workspace
@@ -62,6 +65,9 @@ def to_summary(workspace: Workspace, outcome: Outcome) -> Summary:
     after = _backfilled(outcome)
     for pipeline, version in outcome.candidates.items():
         after.append(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
+    for pipeline in _undecided(workspace, outcome):
+        what = f"version {outcome.rejected[pipeline]} is registered and not promoted"
+        after.append(f"{pipeline}: {what}: it could not be compared with the champion")
     words = _next(workspace, outcome) if outcome.published else ()
     return Summary(tuple(before), _count(run), _tell_unpublished(run), tuple(after), words)
 
@@ -194,12 +200,37 @@ def _name(kind: str, baseline: dict[str, Any]) -> str:
     return f"best single input ({baseline['input']})" if kind == "best_single" else kind
 
 
+def _undecided(workspace: Workspace, outcome: Outcome) -> list[str]:
+    """Return the pipelines whose new version awaits a person's decision, as no gate can judge it."""
+    found = []
+    for pipeline, version in outcome.rejected.items():
+        verdict = _stored(outcome.run.results.get(f"{pipeline}.validate"), workspace)
+        if verdict is not None and _is_undecided(verdict.info) and not _is_champion(workspace, pipeline, version):
+            found.append(pipeline)
+    return found
+
+
+def _is_undecided(verdict: Mapping[str, Any]) -> bool:
+    """Return whether nothing speaks against a model but that it could not be compared with the champion."""
+    failed = [entry for entry in verdict["gates"] if entry["status"] == "failed"]
+    return bool(failed) and all(
+        entry["value"] is not None and entry["bound"] is None and parse_gate(entry["gate"]).needs_champion
+        for entry in failed
+    )
+
+
+def _is_champion(workspace: Workspace, pipeline: str, version: int) -> bool:
+    champion = workspace.registry.champion(pipeline, env=workspace.environment)
+    return champion is not None and champion.number == version
+
+
 def _next(workspace: Workspace, outcome: Outcome) -> tuple[str, ...]:
-    for pipeline in outcome.candidates:
-        champion = workspace.registry.champion(pipeline, env=workspace.environment)
-        if champion is None or champion.number != outcome.candidates[pipeline]:
+    for pipeline, version in outcome.candidates.items():
+        if not _is_champion(workspace, pipeline, version):
             return "", "models", "promote", pipeline
-    if outcome.run.is_rejected():
+    for pipeline in _undecided(workspace, outcome):
+        return "", "models", "promote", pipeline, str(outcome.rejected[pipeline]), "--force"
+    if any(not _is_champion(workspace, pipeline, version) for pipeline, version in outcome.rejected.items()):
         return "correct what the gates found, then ", "build"
     pipelines = _pipelines(outcome.run)
     if pipelines:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from treadle.metrics import Metric
 
 Info = Mapping[str, Any]
+_MAX_REASON = 200
 
 
 class _CannotJudgeError(Exception):
@@ -178,6 +179,9 @@ def champion_metrics(
     except StepError as error:
         problem = error.problems[0]
         return _unscored(f"{problem.what}; {problem.why}" if problem.why else problem.what)
+    except Exception as error:  # its library's own: a model that fails on new rows must not stop its successor
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "it says nothing more")
+        return _unscored(f"its model raised {type(error).__name__}: {said[:_MAX_REASON]}")
     return {"metrics": score(y[rows], prediction, task, metrics), "missing": [], "why": ""}
 
 
