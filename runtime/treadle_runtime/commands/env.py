@@ -227,16 +227,16 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
             environments.preview(source, target)
             graph = compile_project(folder, source)
             steps = stand_on(graph, select, environments.state.environment(source), source)
-        move = environments.preview(source, target, steps=steps)
-        is_change = bool(move.changes or move.candidates)
-        if is_change and not as_json and not yes:
-            _print_names(move.changes)
-            yes = ask(f"Promote {source} to {target}: {_counts(move.changes)}?")
-            if not yes:
-                return
-        if yes or not (is_change or as_json):
+        if not yes:
+            move = environments.preview(source, target, steps=steps)
+            if not as_json and (move.changes or move.candidates):
+                _print_names(move.changes)
+                if not ask(f"Promote {source} to {target}: {_counts(move.changes)}?"):
+                    return
+        if yes or not as_json:
             move = environments.promote(source, target, steps=steps)
-            _write_views(environments, target, like=source)
+            _write_views(environments, target, move, like=source)
+    is_change = bool(move.changes or move.candidates)
     if as_json:
         print_json({"source": source, "target": target, "promoted": yes, **_to_json(move)})
         return
@@ -268,7 +268,7 @@ def rollback(name: str, to: int | None, folder: Path, as_json: bool) -> None:
     with _opened(folder) as (names, environments):
         names.check(name, environments.names())
         move = environments.rollback(name, to=to)
-        _write_views(environments, name)
+        _write_views(environments, name, move)
     if as_json:
         print_json({"environment": name, "restores": move.restores, **_to_json(move)})
         return
@@ -327,12 +327,13 @@ def _opened(folder: Path) -> Iterator[tuple[EnvironmentNames, Environments]]:
         yield names, Environments(state, store, command=words)
 
 
-def _write_views(environments: Environments, name: str, *, like: str | None = None) -> None:
+def _write_views(environments: Environments, name: str, move: Move, *, like: str | None = None) -> None:
     from treadle_runtime.commands.console import print_problem, print_wait
     from treadle_runtime.views import write_views
 
     state, store = environments.state, environments.store
-    for problem in write_views(state, store, name, like=like, on_wait=partial(print_wait, name)):
+    has_changed, on_wait = bool(move.changes), partial(print_wait, name)
+    for problem in write_views(state, store, name, like=like, has_changed=has_changed, on_wait=on_wait):
         print_problem(problem, severity="warning")
 
 
