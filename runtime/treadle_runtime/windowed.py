@@ -134,6 +134,8 @@ class Desk:
         """Check that the query can be run and has its event_time; return the type of that."""
         try:
             columns = engine.describe(con, self._query)
+            names = (name for name, _ in columns)
+            engine.check_names(con, self._query, names, what=self._what, where=self.step.where)
         except duckdb.Error as error:
             raise engine.sql_error(error, self._what, self.step.where) from error
         return check_time(columns, self.setting.event_time, what=self._what, where=self.step.where)
