@@ -127,7 +127,7 @@ def build_and_tell(workspace: Workspace, *, as_json: bool, **arguments: Any) -> 
     Args:
         arguments: of `Workspace.build`.
     """
-    from treadle_runtime.commands.console import Reporter, print_json, print_problem
+    from treadle_runtime.commands.console import Reporter, print_json, print_problem, warn_of_nothing
     from treadle_runtime.commands.summary import exit_code, print_failures, print_summary, to_results
 
     reporter = Reporter(as_json=as_json)
@@ -137,6 +137,9 @@ def build_and_tell(workspace: Workspace, *, as_json: bool, **arguments: Any) -> 
         outcome = workspace.build(**arguments, emit=reporter)
     finally:
         reporter.close()
+    if not outcome.run.results:
+        what = "test" if arguments["tests"] == "only" else "step"
+        warn_of_nothing(arguments["selectors"], arguments["exclude"], what=what)
     results = to_results(workspace, outcome, reporter)
     if as_json:
         print_json(results)

@@ -49,10 +49,12 @@ def plan(
       treadle plan --select carrier_history --defer production
       treadle plan --select state:modified+ --state production
     """
-    from treadle_runtime.commands.console import print_json, print_problem, to_lines
+    from treadle_runtime.commands.console import print_json, print_problem, to_lines, warn_of_nothing
 
     with open_project(folder, environment, variables, as_of) as workspace:
         found = workspace.plan(select, exclude, defer=defer, state=state)
+        if not found.steps:
+            warn_of_nothing(select, exclude)
         if as_json:
             print_json(
                 [
