@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ import pytest
 from treadle.cli import treadle
 from treadle.errors import CODES
 from treadle.plugins import known_hooks
+from treadle.spec import DatasetSpec, EntitySpec, ModelSpec, PipelineSpec, ProjectSpec, SourceSpec
+from treadle.yamlfile import read_yaml
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for folder in ("core", "runtime", "scaffold", "plugins") for path in (ROOT / folder).rglob("*.py")]
@@ -81,6 +84,27 @@ def test_paths_named_in_the_docs_exist(path: Path) -> None:
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_yaml_in_the_readme_is_as_a_project_takes_it() -> None:
+    """Every block that begins with the name of a YAML file, by the specs of its sections."""
+    specs = {"sources": SourceSpec, "entities": EntitySpec, "datasets": DatasetSpec, "models": ModelSpec}
+    specs |= {"pipelines": PipelineSpec}
+    seen = set()
+    for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", (ROOT / "README.md").read_text(), re.MULTILINE):
+        for text in re.split(r"(?=^    (?:# \w+/?[\w./]*\.|\$ |-- ))", block, flags=re.MULTILINE):
+            if not re.match(r"    # [\w/]+\.yml", text):
+                continue
+            value = read_yaml(textwrap.dedent(text), path="README.md").value
+            if "treadle.yml" in text.splitlines()[0]:
+                ProjectSpec.model_validate(value)
+                seen |= set(value)
+                continue
+            for section, entries in value.items():
+                seen.add(section)
+                for entry in entries:
+                    specs[section].model_validate(entry)
+    assert {*specs, "environments", "vars"} <= seen
 
 
 def test_every_hook_is_documented_and_used_by_a_plugin() -> None:

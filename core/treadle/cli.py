@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from treadle.interruption import Interruption
 from treadle.names import close_match
 
 GROUP = "treadle.commands"
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
+_SELECTORS = ("--select", "-s", "--exclude")
 COMMANDS: Mapping[str, str] = {
     "init": "treadle_scaffold.commands:init",
     "new": "treadle_scaffold.commands:new",
@@ -126,15 +130,19 @@ def run(arguments: list[str], interruption: Interruption) -> int:
     except Exception as error:
         if interruption.signal:
             raise
-        return _fail(error, is_debug="--debug" in arguments)
+        return _fail(error, arguments)
     return code if isinstance(code, int) else 0
 
 
-def _fail(error: Exception, *, is_debug: bool) -> int:
+def _fail(error: Exception, arguments: list[str]) -> int:
     """Tell what went wrong and return the exit code; what nobody foresaw is raised again."""
     match error:
-        case TreadleError() if not is_debug:
+        case TreadleError() if "--debug" not in arguments:
             _show(error)
+            return error.exit_code
+        case click.UsageError() if hint := _quotes(error, arguments):
+            error.show()
+            click.echo(f"  fix: {hint}", err=True)
             return error.exit_code
         case click.ClickException():
             error.show()
@@ -144,6 +152,16 @@ def _fail(error: Exception, *, is_debug: bool) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
     raise error
+
+
+def _quotes(error: click.UsageError, arguments: list[str]) -> str:
+    """Return how to select several steps, where words after the first were taken for arguments; else ""."""
+    found = _EXTRA.fullmatch(error.message)
+    option = next((one for one in arguments if one in _SELECTORS), None)
+    if found is None or option is None:
+        return ""
+    first = arguments[arguments.index(option) + 1]
+    return f"several steps are one value of {option}, in quotes: {option} {shlex.quote(f'{first} {found[1]}')}"
 
 
 def _show(error: TreadleError) -> None:

@@ -94,6 +94,7 @@ CODES: Mapping[str, str] = {
     "TR712": "a column's type does not fit",
     "TR713": "a source has no files, or cannot be read",
     "TR714": "a Python feature returned no table",
+    "TR715": "two columns have one name",
     "TR716": "training failed, or predicted what is no prediction",
     "TR717": "a step was not run",
     "TR718": "a step failed in an unexpected way",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -35,6 +36,8 @@ Connection: TypeAlias = duckdb.DuckDBPyConnection
 # zstd, reads 1.4 and 1.8 times as fast, and takes 1.05 and 1.2 times the space.
 _PARQUET = f"format parquet, compression lz4_raw, row_group_size {GROUP_ROWS}"
 _LINE = re.compile(r"^LINE (\d+): (.*)$", re.MULTILINE)
+_NUMBERED = re.compile(r"(.+)_[0-9]+", re.DOTALL)
+_MAX_PAIRS = 3
 _MEANT = re.compile(r'Did you mean "([^"]+)"')
 
 
@@ -147,13 +150,15 @@ def write_query(
 
     Raises:
         StepError: TR702 the query failed, TR703 a column or a value cannot be stored, TR706 a column of
-            `order_by` is missing.
+            `order_by` is missing, TR715 two columns have one name.
         StoreError: TR803 the disk is full.
     """
     query = sql.strip().rstrip(";")
     columns: tuple[StoredColumn, ...] = ()
     try:
-        columns = stored_columns(describe(con, query), what=what, where=where)
+        described = describe(con, query)
+        check_names(con, query, (name for name, _ in described), what=what, where=where)
+        columns = stored_columns(described, what=what, where=where)
         order = _total_order(columns, order_by, what, where)
         select = _select(columns, query, () if is_sorted else order)
         target = quote_text(str(folder / PART))
@@ -198,6 +203,33 @@ def describe(con: Connection, sql: str) -> list[tuple[str, str]]:
     # `con.sql` asks the same in no less time, and other threads wait for it.
     rows = con.execute(f"describe select * from (\n{sql}\n)").fetchall()
     return [(row[0], row[1]) for row in rows]
+
+
+def check_names(
+    con: Connection, sql: str, names: Iterable[str], *, what: str = "the query", where: Location | None = None
+) -> None:
+    """Refuse a query of which two columns have one name, whatever its case: the table would hold the second as `x_1`.
+
+    Args:
+        sql: one SELECT.
+        names: of its columns, as `describe` gives them.
+
+    Raises:
+        StepError: TR715.
+    """
+    names = list(names)
+    known = {name.casefold() for name in names}
+    if not any((found := _NUMBERED.fullmatch(name)) and found[1].casefold() in known for name in names):
+        return
+    said = [str(row[0]) for row in con.execute(f"describe {sql}").fetchall()]
+    first: dict[str, int] = {}
+    twice = [(first[name.casefold()], n) for n, name in enumerate(said) if first.setdefault(name.casefold(), n) != n]
+    if twice:
+        pairs = [f'columns {i + 1} and {n + 1} are both called "{said[n]}"' for i, n in twice]
+        more = f" and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
+        fix = "name one of them otherwise with `as`; of a join, name the columns, or leave some out: * exclude (...)"
+        problem = Problem("TR715", f"{what} has two columns of one name", where, "; ".join(pairs[:_MAX_PAIRS]) + more)
+        raise StepError(replace(problem, fix=fix))
 
 
 def _select(columns: Sequence[StoredColumn], query: str, order: Sequence[str]) -> str:

@@ -176,6 +176,8 @@ class Desk:
         """Check that the query can be run and has its event_time; return the type of that."""
         with self._told(self._what):
             columns = engine.describe(con, self._query)
+            names = (name for name, _ in columns)
+            engine.check_names(con, self._query, names, what=self._what, where=self.step.where)
         return check_time(columns, self.setting.event_time, what=self._what, where=self.step.where)
 
     @contextmanager

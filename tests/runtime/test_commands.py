@@ -340,3 +340,63 @@ def test_question_without_anybody_to_answer_names_the_option(make_project: MakeP
     assert len(project.metas()) == 5
     project.run("clean", "--older-than", "0s", "--keep", "0", answers="n\n")
     assert len(project.metas()) == 5
+
+
+# what means nothing
+
+
+SEVERAL = "  fix: several steps are one value of {}, in quotes: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("build --select spend orders", ("--select", "--select 'spend orders'")),
+        ("build -s spend orders +x", ("-s", "-s 'spend orders +x'")),
+        ("plan --env dev --exclude spend orders", ("--exclude", "--exclude 'spend orders'")),
+    ],
+)
+def test_selection_of_several_words_needs_quotes(
+    make_project: MakeProject, command: str, said: tuple[str, str]
+) -> None:
+    result = make_project("features").treadle(*command.split(), code=2)
+    assert result.stderr.splitlines()[-2].startswith("Error: Got unexpected extra argument")
+    assert result.stderr.endswith(SEVERAL.format(*said))
+
+
+@pytest.mark.parametrize("command", ["list", "plan", "build", "run"])
+def test_selection_of_nothing_is_told(make_project: MakeProject, command: str) -> None:
+    project = make_project("features")
+    project.treadle("build")
+    assert project.treadle(command).stderr.count("warning[") == 0
+    result = project.treadle(command, "--select", "state:modified", "--exclude", "spend")
+    assert result.stderr == "warning[TR601]: no step is selected\n  --select state:modified --exclude spend\n"
+    result = project.treadle(command, "--select", "spend orders", "--exclude", "*", "--json")
+    assert result.stderr == "warning[TR601]: no step is selected\n  --select 'spend orders' --exclude '*'\n"
+    json.loads(result.stdout)
+
+
+def test_selection_without_a_test_is_told(make_project: MakeProject) -> None:
+    result = make_project("features").treadle("test", "--select", "spend")
+    assert result.stderr == "warning[TR601]: no test is selected\n  --select spend\n"
+
+
+def test_variable_that_nothing_reads_is_an_error(make_project: MakeProject) -> None:
+    project = make_project(
+        "features", {"treadle.yml": "name: shop\nvars: {least: 0}\nenvironments: {ci: {vars: {seed: 1}}}\n"}
+    )
+    project.write(
+        "features/big.sql", "select * from {{ ref('spend') }} where total > {{ var('least') }} + {{ var('more', 0) }}"
+    )
+    project.treadle("build", "--vars", "{least: 1, more: 2, seed: 3}")
+    for command in ("build", "list", "compile", "show big"):
+        assert project.treadle(*command.split(), "--vars", "{leats: 1, other: 2}", code=2).stderr == (
+            'error[TR603]: --vars gives "leats", which nothing reads\n'
+            "  treadle.yml has least, seed, and no query reads another of that name\n"
+            "  did you mean: least\n"
+            "  fix: correct the name, or define it under vars: in treadle.yml\n"
+            "\n"
+            'error[TR603]: --vars gives "other", which nothing reads\n'
+            "  treadle.yml has least, seed, and no query reads another of that name\n"
+            "  fix: correct the name, or define it under vars: in treadle.yml\n"
+        )

@@ -100,12 +100,6 @@ def test_names_of_columns_survive_whatever_they_are(con: Connection, tmp_path: P
     assert con.execute('from "odd ""view"""').fetchall() == [tuple(range(len(names)))]
 
 
-def test_a_name_that_stands_twice_gets_a_number_as_in_a_table(con: Connection, tmp_path: Path) -> None:
-    written = write_query(con, "select 1 as id, 2 as id, 3 as ID", tmp_path)
-    assert [column.name for column in written.columns] == ["id", "id_1", "ID_2"]
-    assert con.execute(f"from '{tmp_path / PART}'").fetchall() == [(1, 2, 3)]
-
-
 def test_the_order_of_the_query_is_kept_when_none_is_asked_for(con: Connection, tmp_path: Path) -> None:
     sql = "select x, x::hugeint as y from (select unnest([3, 1, 2]) as x) order by x desc"
     version = version_of(con, tmp_path, sql)
@@ -392,3 +386,36 @@ def test_a_connection_is_the_same_on_every_machine(con: Connection) -> None:
     assert json.loads(con.execute("select to_json(timestamptz '2020-01-01 00:00:00+00')").fetchall()[0][0]) == (
         "2020-01-01 00:00:00+00"
     )
+
+
+# columns of one name
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("select 1 as x, 2 as x", 'columns 1 and 2 are both called "x"'),
+        ("select 1 as x, 2 as y, 3 as X;", 'columns 1 and 3 are both called "X"'),
+        ("select 1 as x, 3 as x_1, 2 as x", 'columns 1 and 3 are both called "x"'),
+        ("with t as (select 1 as x) select * from t, t as u -- why not", 'columns 1 and 2 are both called "x"'),
+        (
+            "from (select 1 as a, 2 as b, 3 as c, 4 as d) t, (select 1 as a, 2 as b, 3 as c, 4 as d) u",
+            'columns 1 and 5 are both called "a"; columns 2 and 6 are both called "b"; columns 3 and 7 are both called "c" and 1 more',
+        ),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, query: str, why: str) -> None:
+    with connect(temp_directory=tmp_path) as con, pytest.raises(StepError) as caught:
+        write_query(con, query, tmp_path, what='feature "spend"', where=Location("features/spend.sql", 1))
+    assert str(caught.value) == (
+        'error[TR715]: feature "spend" has two columns of one name\n'
+        "  features/spend.sql:1\n"
+        f"  {why}\n"
+        "  fix: name one of them otherwise with `as`; of a join, name the columns, or leave some out: * exclude (...)"
+    )
+
+
+def test_columns_that_are_numbered_by_hand_are_none_of_one_name(tmp_path: Path) -> None:
+    with connect(temp_directory=tmp_path) as con:
+        written = write_query(con, "select 1 as x, 2 as x_1, 3 as x_2", tmp_path)
+    assert [column.name for column in written.columns] == ["x", "x_1", "x_2"]

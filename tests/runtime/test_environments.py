@@ -89,7 +89,7 @@ def test_dev_reuses_what_production_has(make_project: MakeProject) -> None:
 def test_list_names_what_is_defined_and_what_is_known(shop: ProjectFolder) -> None:
     shop.treadle("env", "promote", "dev", "production", "--yes")
     lines = shop.treadle("env", "list").stdout.splitlines()
-    assert lines[0].split() == ["environment", "steps", "published", "(UTC)", "by"]
+    assert lines[0].split() == ["environment", "steps", "published", "(UTC)", "by", "note"]
     assert [line.split()[:2] for line in lines[1:]] == [["dev", "6"], ["production", "6"], ["staging", "0"]]
     assert lines[1].endswith("default")
     assert "treadle env promote dev production --yes" in lines[2]

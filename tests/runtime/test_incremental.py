@@ -1083,3 +1083,10 @@ def test_nothing_of_an_interval_tells_when_it_was_built(project: ProjectFolder) 
         assert sorted(meta["info"]) == ["end", "start"]
         file = again.folder.parent / fingerprint / "part-0.parquet"
         assert hashlib.sha256(file.read_bytes()).hexdigest() == meta["parts"][0]["digest"]
+
+
+def test_two_columns_of_one_name_are_refused(project: ProjectFolder) -> None:
+    project.write("features/daily.sql", feature(PLAIN.replace("user, ts,", "user, ts, amount, amount,")))
+    problem = project.build().problems["daily"]
+    assert (problem.code, problem.what) == ("TR715", 'feature "daily" has two columns of one name')
+    assert problem.why == 'columns 3 and 4 are both called "amount"'

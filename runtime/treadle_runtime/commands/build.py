@@ -135,7 +135,7 @@ def build_and_tell(workspace: Workspace, *, as_json: bool, idle: IdleBuilds | No
         idle: where a build of the whole project is kept that found nothing to do.
         arguments: of `Workspace.build`.
     """
-    from treadle_runtime.commands.console import Reporter, print_json, print_problem
+    from treadle_runtime.commands.console import Reporter, print_json, print_problem, warn_of_nothing
     from treadle_runtime.commands.summary import exit_code, print_failures, to_results, to_summary
 
     reporter = Reporter(as_json=as_json)
@@ -145,6 +145,9 @@ def build_and_tell(workspace: Workspace, *, as_json: bool, idle: IdleBuilds | No
         outcome = workspace.build(**arguments, emit=reporter)
     finally:
         reporter.close()
+    if not outcome.run.results:
+        what = "test" if arguments["tests"] == "only" else "step"
+        warn_of_nothing(arguments["selectors"], arguments["exclude"], what=what)
     results, summary = to_results(workspace, outcome, reporter), to_summary(workspace, outcome)
     if as_json:
         print_json(results)

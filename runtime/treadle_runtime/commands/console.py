@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -49,6 +50,15 @@ def to_names(step_ids: Iterable[str]) -> str:
     names = [step_id.removeprefix("test:") for step_id in step_ids]
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
+
+
+def warn_of_nothing(select: Sequence[str], exclude: Sequence[str], *, what: str = "step") -> None:
+    """Print on stderr that a selection which is well formed means nothing here, such as `state:modified`."""
+    options = [f"--select {shlex.quote(each)}" for each in select] + [
+        f"--exclude {shlex.quote(each)}" for each in exclude
+    ]
+    if options:
+        print_problem(Problem("TR601", f"no {what} is selected", why=" ".join(options)), severity="warning")
 
 
 def ask(question: str) -> bool:

@@ -60,7 +60,7 @@ def list_environments(folder: Path, as_json: bool) -> None:
         notes += [] if each.is_defined else ["not in treadle.yml"]
         when = _minute(each.published_at) or "never"
         rows.append((each.name, str(each.steps), when, each.command or "", ", ".join(notes)))
-    for line in to_lines(rows, header=("environment", "steps", "published (UTC)", "by", "")):
+    for line in to_lines(rows, header=("environment", "steps", "published (UTC)", "by", "note")):
         click.echo(line)
 
 

@@ -45,12 +45,14 @@ def list_steps(
       treadle list --select state:modified+ --state production
     """
     from treadle.select import uses_state
-    from treadle_runtime.commands.console import print_json, to_lines
+    from treadle_runtime.commands.console import print_json, to_lines, warn_of_nothing
 
     if uses_state((*select, *exclude)):
         steps = _compare(select, exclude, state, as_of, folder, environment, variables)
     else:
         steps = _choose(compile_project(folder, environment, variables, as_of), select, exclude)
+    if not steps:
+        warn_of_nothing(select, exclude)
     if as_json:
         print_json(
             [
@@ -68,7 +70,8 @@ def list_steps(
         )
         return
     rows = [(step.kind, step.id, str(step.where.path), step.description.split("\n")[0][:60]) for step in steps]
-    click.echo("\n".join(to_lines(rows)))
+    if rows:
+        click.echo("\n".join(to_lines(rows)))
 
 
 def _choose(

@@ -51,7 +51,7 @@ def plan(
       treadle plan --select state:modified+ --state production
     """
     from treadle_runtime.answers import Answers
-    from treadle_runtime.commands.console import print_json, print_problem, to_lines
+    from treadle_runtime.commands.console import print_json, print_problem, to_lines, warn_of_nothing
 
     is_brief = not (select or exclude or defer or show_all or as_json)
     with open_project(folder, environment, variables, as_of) as workspace:
@@ -62,6 +62,8 @@ def plan(
             _tell(workspace, 0, n_reuse)
             return
         found = workspace.plan(select, exclude, defer=defer, state=state)
+        if not found.steps:
+            warn_of_nothing(select, exclude)
         if as_json:
             print_json(
                 [
