@@ -175,7 +175,7 @@ class Runner:
             seconds, attempts = time.monotonic() - started, self._attempts.count(step.id)
             if version is None:
                 return StepResult(planned, "backfilled", seconds, pieces=made.pieces, attempts=attempts)
-            is_unrecorded = not is_first and self.state.version(fingerprint) is None
+            is_unrecorded = not (is_first or self.state.has_version(fingerprint))
             texts = self.maker.texts(step) if is_first or is_unrecorded else None
             return StepResult(
                 planned,
@@ -273,7 +273,7 @@ class Runner:
             n_helpers=self.threads - 1,
             is_stopped=self._attempts.stopped.is_set,
             # What was built before and is gone may have been taken away because it was damaged.
-            is_doubted=self.state.version(planned.fingerprint) is not None,
+            is_doubted=self.state.has_version(planned.fingerprint),
         )
 
     def _logs(self, run: Run) -> Path:
