@@ -3,14 +3,16 @@
     signal -> KeyboardInterrupt in the main thread -> the command cleans up -> `end`: how to go on, and the exit code
 
 Python handles a signal when its main thread returns from C code: a query, a slow disk or a lock of the database can
-keep it there. So a thread of its own learns of the signal at once, and ends the process when the time is over. That
-is as safe as kill -9: nothing is half done at any moment, and the next command sweeps what is left.
+keep it there. So a thread of its own learns of the signal at once, and ends the process when the time is over, whatever
+the other is doing then. That is as safe as kill -9: nothing is half done at any moment, and the next command sweeps
+what is left.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
+import select
 import shlex
 import signal
 import sys
@@ -54,7 +56,7 @@ class Interruption:
         self.signal: signal.Signals | None = None
         self._arguments = tuple(arguments)
         self._is_raised = False
-        self._is_over = threading.Lock()
+        self._is_said = threading.Lock()
         self._wakeup = -1
 
     @property
@@ -107,9 +109,10 @@ class Interruption:
 
     def end(self) -> NoReturn:
         """Say how to go on, and end the process."""
-        self._is_over.acquire()  # for good: the process ends in one way
-        with suppress(OSError):  # the terminal may be gone
-            print(self.farewell, file=sys.stderr, flush=True)
+        # For good: it is said once. Nobody may take it; the process ends all the same.
+        if self._is_said.acquire(blocking=False) and sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                print(self.farewell, file=sys.stderr, flush=True)
         code = 128 + (self.signal or signal.SIGINT)
         if self._wakeup < 0:
             sys.exit(code)
@@ -142,8 +145,9 @@ class Interruption:
         while (number := os.read(reader, 1)[0]) not in _SIGNALS:
             pass
         time.sleep(GRACE_S)
-        if self._is_over.acquire(blocking=False):
-            text = f"{_SHOW_CURSOR if os.isatty(2) else ''}{self.farewell}\n"
-            with suppress(OSError):
+        try:
+            if self._is_said.acquire(blocking=False) and select.select([], [2], [], 0)[1]:
+                text = f"{_SHOW_CURSOR if os.isatty(2) else ''}{self.farewell}\n"
                 os.write(2, text.encode(errors="replace"))
+        finally:
             os._exit(128 + number)

@@ -65,10 +65,10 @@ class Form:
         columns = {name: self.columns[name] for name in first}
         return f"select {names} from ({plain_csv_sql(escape_glob(str(file)), self.dialect, self.options, columns)})"
 
-    def tolerant_select(self, files: Iterable[tuple[Path, Sequence[str]]]) -> str:
+    def quarantine_select(self, files: Iterable[tuple[Path, Sequence[str]]]) -> str:
         """Return the SELECT that reads CSV files one after another and leaves out rows that do not parse.
 
-        DuckDB tells of these; see `treadle_runtime.rejects`. Nothing is detected, as bad rows would mislead that.
+        DuckDB tells of these; see `treadle_runtime.bad_rows`. Nothing is detected, as bad rows would mislead that.
 
         Args:
             files: each with the names of its columns, in its order.
@@ -76,7 +76,7 @@ class Form:
         if self.dialect is None:
             raise ValueError("rows are left out of CSV files alone")
         names = ", ".join(quote_name(name) for name in self.columns)
-        options = {**self.options, "rejects": True}
+        options = {**self.options, "quarantine": True}
         selects = []
         for file, order in files:
             columns = {name: self.columns[name] for name in order}

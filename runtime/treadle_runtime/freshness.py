@@ -21,12 +21,12 @@ from treadle.errors import Problem, ProjectError, StepError, StoreError
 from treadle.fingerprint import identify
 from treadle.names import close_match, parse_duration_us
 from treadle.step import Step
-from treadle_runtime import engine, readers, sources, tolerant
+from treadle_runtime import engine, quarantine_read, readers, sources
 from treadle_runtime.engine import Connection
+from treadle_runtime.quarantine_read import Files
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
-from treadle_runtime.tolerant import Files
 from treadle_runtime.types import quote_name, quote_text
 from treadle_runtime.viewsql import view_sql
 
@@ -126,15 +126,15 @@ def _read_newest(
         if version is not None and (sql := view_sql(version, quote_text(str(version.folder)))):
             return _read_version(con, sql, column, step, store, fingerprint)
         with readers.reading(con, config, observed, root):
-            if not tolerant.is_quarantined(config):
+            if not quarantine_read.is_quarantined(config):
                 return _max(con, readers.load(con, config, observed, root), column, step)
             try:
-                return _max(con, tolerant.whole_rows(readers.load(con, config, observed, root)), column, step)
+                return _max(con, quarantine_read.whole_rows(readers.load(con, config, observed, root)), column, step)
             except duckdb.Error as error:
-                if not tolerant.is_of_rows(error):
+                if not quarantine_read.is_of_rows(error):
                     raise
-            how = tolerant.read_tolerantly(Files(con, config, observed, root, scratch))
-            return _max(con, tolerant.whole_rows(how.select()), column, step)
+            how = quarantine_read.find_read(Files(con, config, observed, root, scratch))
+            return _max(con, quarantine_read.whole_rows(how.select()), column, step)
 
 
 def _read_version(con: Connection, sql: str, column: str, step: Step, store: Store, fingerprint: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from treadle_runtime.times import part_times
 from treadle_runtime.types import quote_name, stored_columns
 
 _ARROW = frozenset({"pa.Table", "pyarrow.Table", "Table"})
+_FLOAT = re.compile(r"\b(FLOAT|DOUBLE)\b")
 _EAGER = frozenset({"pl.DataFrame", "polars.DataFrame", "DataFrame"})
 
 
@@ -42,7 +44,15 @@ def run_function(job: Job, lend: Lend) -> Made:
             con, tables, job.folder, job.scratch, order_by=order_of(step), what=called.what, where=step.where
         )
     times = part_times(job.folder, step.config.get("event_time"))
-    return Made(written.columns, rows={engine.PART: written.rows}, notes=called.watch.notes(), times=times)
+    # polars adds the floats of a lazy frame in an order that differs from run to run, on one thread too.
+    is_reproducible = not (called.is_lazy and any(_FLOAT.search(column.type) for column in written.columns))
+    return Made(
+        written.columns,
+        rows={engine.PART: written.rows},
+        reproducible=is_reproducible,
+        notes=called.watch.notes(),
+        times=times,
+    )
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,14 @@ class Called:
     Attributes:
         result: what it returned; a lazy frame has still to be computed.
         what: the step, for errors.
+        is_lazy: whether that is a lazy frame, or the function was given one.
         watch: what it has touched so far.
         blamed: turns what user code raises within into its error.
     """
 
     result: Any
     what: str
+    is_lazy: bool
     watch: usercode.Watch
     blamed: Callable[[], AbstractContextManager[None]]
 
@@ -91,7 +103,8 @@ def calling(job: Job, lend: Lend) -> Iterator[Called]:
         with blamed():
             call = stack.enter_context(usercode.loaded(job.root, function.path, function.name))
             result = call(**arguments)
-        yield Called(result, what, watch, blamed)
+        is_lazy = any(isinstance(frame, pl.LazyFrame) for frame in (result, *arguments.values()))
+        yield Called(result, what, is_lazy, watch, blamed)
     usercode.check_unchanged(job.root, job.python, what)
 
 

@@ -35,7 +35,7 @@ from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Pieces, link_part
 from treadle_runtime.session import Lend
 from treadle_runtime.store import Column, Version
-from treadle_runtime.windowed import Desk
+from treadle_runtime.windowed import IntervalQuery
 
 
 def run_incremental(job: Job, lend: Lend, pieces: Pieces) -> Made:
@@ -51,20 +51,20 @@ def run_incremental(job: Job, lend: Lend, pieces: Pieces) -> Made:
     """
     setting = Setting.of(job.step)
     with ExitStack() as stack:
-        desk = Desk(job, setting, lend, stack, pieces.check)
-        intervals = _intervals(job.step, setting, desk.inputs)
-        wanted = [desk.piece(interval) for interval in intervals]
+        query = IntervalQuery(job, setting, lend, stack, pieces.check)
+        intervals = _intervals(job.step, setting, query.inputs)
+        wanted = [query.piece(interval) for interval in intervals]
         # A DuckDB of several threads is enough for all of them.
-        n_helpers = None if desk.threads == 1 else 0
+        n_helpers = None if query.threads == 1 else 0
         if (window := job.window) is not None:
             within = [piece for interval, piece in zip(intervals, wanted, strict=True) if window.meets(interval)]
             pieces.compute(within, kind="interval", anew=job.anew, n_helpers=n_helpers)
             return Made(pieces=(pieces.n_built(wanted), len(wanted)), is_whole=False)
         versions, n_new = pieces.compute(wanted, kind="interval", anew=job.anew, n_helpers=n_helpers)
         if not versions:
-            columns, notes = desk.write(NOTHING, job.folder).columns, desk.count_left_out(NOTHING, NOTHING)
+            columns, notes = query.write(NOTHING, job.folder).columns, query.count_left_out(NOTHING, NOTHING)
             return Made(columns, info={"intervals": []}, notes=notes, times={PART: ()}, pieces=(0, 0))
-        notes = desk.count_left_out(intervals[0], intervals[-1])
+        notes = query.count_left_out(intervals[0], intervals[-1])
     return replace(_assemble(job, setting, intervals, versions), notes=notes, pieces=(n_new, len(versions)))
 
 

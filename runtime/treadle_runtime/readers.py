@@ -4,7 +4,7 @@
     reading: run it -> errors in our words -> were the files left alone?
 
 Nothing is guessed from a sample and nothing is skipped: types come from all rows, and a row that does not
-parse stops the read (`badrows` reads again where a source leaves such rows out). A CSV's delimiter is taken from
+parse stops the read (`quarantine` reads again where a source leaves such rows out). A CSV's delimiter is taken from
 its first line, so that a crooked row cannot change it.
 """
 

@@ -68,7 +68,8 @@ def _likely_reason(step: Step, first: Version) -> str:
     if step.config.get("volatile"):
         return "it is volatile"
     if step.function is not None:
-        return "its Python may draw random numbers, read the clock, or go by the order of a set or of files"
+        reason = "its Python may draw random numbers, read the clock, or go by the order of a set or of files"
+        return reason if first.reproducible else f"{reason}; polars adds the floats of a lazy frame in any order"
     if int(step.config.get("threads", 1)) > 1:
         return f"it runs on {step.config['threads']} threads, which changes the order of rows and the last bits of sums"
     if not first.reproducible:

@@ -58,7 +58,7 @@ def _from_lazy(frame: pl.LazyFrame) -> Iterator[pa.Table]:
     frames = iter(frame.collect_batches(chunk_size=GROUP_ROWS, maintain_order=True))
     first = next(frames, None)
     if first is None:  # without rows there is no batch to tell the types
-        yield frame.collect().to_arrow()
+        yield pl.DataFrame(schema=frame.collect_schema()).to_arrow()
         return
     head = first.to_arrow()
     if is_plain(head.schema):

@@ -177,7 +177,7 @@ class Runner:
                 return StepResult(
                     planned, "backfilled", seconds, notes=made.notes, pieces=made.pieces, attempts=attempts
                 )
-            is_unrecorded = not is_first and self.state.version(fingerprint) is None
+            is_unrecorded = not (is_first or self.state.has_version(fingerprint))
             texts = self.maker.texts(step) if is_first or is_unrecorded else None
             return StepResult(
                 planned,
@@ -278,7 +278,7 @@ class Runner:
             is_stopped=self._attempts.stopped.is_set,
             check=partial(self.maker.intact.check, reader=planned.step),
             # What was built before and is gone may have been taken away because it was damaged.
-            is_doubted=self.state.version(planned.fingerprint) is not None,
+            is_doubted=self.state.has_version(planned.fingerprint),
         )
 
     def _logs(self, run: Run) -> Path:

@@ -22,18 +22,18 @@ import duckdb
 
 from treadle.errors import StepError
 from treadle.fingerprint import to_canonical_json
-from treadle_runtime import badrows, engine, readers
+from treadle_runtime import engine, quarantine, readers
+from treadle_runtime.connection_pool import ConnectionPool
 from treadle_runtime.engine import Connection, Written
 from treadle_runtime.intervals import rule_of
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Piece, Pieces, link_part
+from treadle_runtime.quarantine_read import Files, find_form_of_any
 from treadle_runtime.session import Lend
 from treadle_runtime.sources import Observed
-from treadle_runtime.spare import Spare
 from treadle_runtime.state import SourcePart
 from treadle_runtime.timedtable import check_time
 from treadle_runtime.times import part_times
-from treadle_runtime.tolerant import Files, find_form_of_any
 
 REVISION = 1
 """Raised by one when Treadle itself would read a file differently."""
@@ -61,17 +61,17 @@ def run_files(job: Job, config: Mapping[str, Any], lend: Lend, pieces: Pieces) -
         raise ValueError(f"{job.step.id} was not observed")
     files = [part for part in job.observed.parts if part.size]
     with ExitStack() as stack:
-        reader = _Reader(job, config, job.observed, Spare(job, lend, stack, lambda con: None))
+        reader = _Reader(job, config, job.observed, ConnectionPool(job, lend, stack, lambda con: None))
         unique = {reader.fingerprint(part): part for part in reversed(files)}
         made, n_new = pieces.compute([reader.piece(part) for part in unique.values()], kind="file", anew=job.anew)
     versions = {version.fingerprint: version for version in made}
     chosen = [versions[reader.fingerprint(part)] for part in files]
     names = [f"part-{n:05}.parquet" for n in range(len(chosen))]
     linked = {name: link_part(version, name, job.folder) for name, version in zip(names, chosen, strict=True)}
-    n_bad = badrows.unite([(part.path, version) for part, version in zip(files, chosen, strict=True)], job.folder)
-    notes = badrows.to_notes(job.step.name, n_bad, sum(part.rows for part in linked.values()))
+    n_bad = quarantine.unite([(part.path, version) for part, version in zip(files, chosen, strict=True)], job.folder)
+    notes = quarantine.to_notes(job.step.name, n_bad, sum(part.rows for part in linked.values()))
     listed = [[name, version.fingerprint] for name, version in zip(names, chosen, strict=True)]
-    info = {"files": listed, **badrows.to_info(config, n_bad)}
+    info = {"files": listed, **quarantine.to_info(config, n_bad)}
     notes = (*readers.tell_empty(job.observed, config), *notes)
     return Made(chosen[0].columns, info=info, notes=notes, linked=linked, pieces=(n_new, len(unique)))
 
@@ -79,10 +79,10 @@ def run_files(job: Job, config: Mapping[str, Any], lend: Lend, pieces: Pieces) -
 class _Reader:
     """Reads the files of one source."""
 
-    def __init__(self, job: Job, config: Mapping[str, Any], observed: Observed, spare: Spare) -> None:
-        self.job, self.config, self.observed, self._spare = job, config, observed, spare
+    def __init__(self, job: Job, config: Mapping[str, Any], observed: Observed, pool: ConnectionPool) -> None:
+        self.job, self.config, self.observed, self._pool = job, config, observed, pool
         self.what = f'source "{job.step.name}"'
-        with spare.use() as con, readers.reading(con, config, observed, job.root):
+        with pool.use() as con, readers.reading(con, config, observed, job.root):
             self.form = find_form_of_any(Files(con, config, observed, job.root, job.scratch))
         check_time(list(self.form.columns.items()), config["event_time"], what=self.what, where=job.step.where)
         self._components = rule_of(job.components) | {"piece": f"file/{REVISION}", "form": self.form.digest()}
@@ -99,10 +99,10 @@ class _Reader:
     def _write(self, part: SourcePart, folder: Path) -> Made:
         alone = replace(self.observed, parts=(part,))
         [file] = alone.files(self.job.root)
-        with self._spare.use() as con, readers.reading(con, self.config, alone, self.job.root):
+        with self._pool.use() as con, readers.reading(con, self.config, alone, self.job.root):
             written, n_bad = self._write_plain(con, file, folder), 0
             if written is None:
-                written, n_bad = badrows.write(
+                written, n_bad = quarantine.write(
                     Files(con, self.config, alone, self.job.root, self.job.scratch),
                     folder,
                     partial(self._write_detected, con, file, folder, alone),
@@ -110,7 +110,7 @@ class _Reader:
                     form=self.form,
                     has_names=False,
                 )
-        info = badrows.to_info(self.config, n_bad)
+        info = quarantine.to_info(self.config, n_bad)
         return Made(written.columns, info=info, times=part_times(folder, self.config["event_time"]))
 
     def _write_plain(self, con: Connection, file: Path, folder: Path) -> Written | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from treadle.errors import Problem, StepError, StoreError, TreadleError
-from treadle_runtime import badrows, datasets, engine, readers, usercode
+from treadle_runtime import datasets, engine, quarantine, readers, usercode
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.engine import Written
@@ -18,13 +18,13 @@ from treadle_runtime.features import name_of, run_query
 from treadle_runtime.incremental import run_incremental
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Pieces
+from treadle_runtime.quarantine_read import Files
 from treadle_runtime.sample import Sample, count_rows, fetch_sample
 from treadle_runtime.session import Lend, create_relations, lend_new
 from treadle_runtime.sourcefiles import is_read_by_file, run_files
 from treadle_runtime.store import Column, Store
 from treadle_runtime.timedtable import check_time
 from treadle_runtime.times import part_times
-from treadle_runtime.tolerant import Files
 
 if TYPE_CHECKING:
     from treadle_runtime.store import JSON
@@ -111,15 +111,15 @@ def _run_source(job: Job, lend: Lend, pieces: Pieces | None = None) -> Made:
         def strict() -> Written:
             return run(readers.load(con, config, files.observed, job.root))
 
-        written, n_bad = badrows.write(files, job.folder, strict, run)
+        written, n_bad = quarantine.write(files, job.folder, strict, run)
     event_time = job.step.config.get("event_time")
     if event_time:
         columns = [(column.name, column.type) for column in written.columns]
         check_time(columns, event_time, what=what, where=job.step.where)
     return Made(
         written.columns,
-        info=badrows.to_info(config, n_bad),
-        notes=(*readers.tell_empty(job.observed, config), *badrows.to_notes(job.step.name, n_bad, written.rows)),
+        info=quarantine.to_info(config, n_bad),
+        notes=(*readers.tell_empty(job.observed, config), *quarantine.to_notes(job.step.name, n_bad, written.rows)),
         times=part_times(job.folder, event_time),
         rows={engine.PART: written.rows},
     )

@@ -81,8 +81,8 @@ def plain_csv_sql(file: str, dialect: Dialect, options: Mapping[str, Any], colum
 
     Args:
         file: a pattern.
-        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise. With `rejects`,
-            rows that do not parse are left out; see `treadle_runtime.rejects`.
+        options: the source's `csv`, with `header`; dates are in ISO's form unless it says otherwise. With `quarantine`,
+            rows that do not parse are left out; see `treadle_runtime.bad_rows`.
         columns: name -> type of all, in the order of the file.
     """
     types = ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in columns.items())
@@ -112,7 +112,7 @@ def _csv_arguments(dialect: Dialect, options: Mapping[str, Any], columns: Mappin
 
 
 def _form_arguments(options: Mapping[str, Any]) -> list[str]:
-    arguments = ["store_rejects=true" if options.get("rejects") else "ignore_errors=false"]
+    arguments = ["store_rejects=true" if options.get("quarantine") else "ignore_errors=false"]
     if options.get("header") is not None:
         arguments.append(f"header={str(options['header']).lower()}")
     null = options.get("null")
@@ -143,7 +143,7 @@ def text_sql(file: str, dialect: Dialect, n_columns: int) -> str:
 
 
 def copy_sql(file: str, dialect: Dialect, n_columns: int) -> str:
-    """Return the SELECT of each field of a file as text, of the rows whose form is right; see `rejects`."""
+    """Return the SELECT of each field of a file as text, of the rows whose form is right; see `bad_rows`."""
     return f"select * from {_as_text(file, dialect, n_columns, ', store_rejects=true')}"
 
 

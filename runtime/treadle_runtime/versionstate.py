@@ -23,28 +23,6 @@ _STEP_COLUMNS = "run_id, step, fingerprint, status, seconds, message, attempts"
 
 
 @dataclass(frozen=True)
-class VersionRecord:
-    """What is known of a version without opening it.
-
-    Attributes:
-        components: what its fingerprint was made of: code, configuration, inputs, distributions.
-        summary: what the step tells in one line, as JSON.
-    """
-
-    fingerprint: str
-    step: str
-    kind: str
-    components: Mapping[str, Any]
-    rows: int
-    bytes: int
-    seconds: float
-    run_id: str | None
-    created_at: str
-    summary: Mapping[str, Any]
-    reproducible: bool
-
-
-@dataclass(frozen=True)
 class Result:
     """What became of one step, to be recorded.
 
@@ -80,7 +58,7 @@ class Remembered:
     """What an identity was made of.
 
     Attributes:
-        components: as in `VersionRecord`.
+        components: what the fingerprint was made of: code, configuration, inputs, distributions.
         texts: component -> the text that it is a digest of; none where an earlier Treadle recorded it.
     """
 
@@ -92,33 +70,6 @@ class Remembered:
 
 class VersionState(StateFile):
     """Versions, and the views and sources in place that have an identity and no version."""
-
-    def record_version(
-        self,
-        fingerprint: str,
-        *,
-        step: str,
-        kind: str,
-        components: Mapping[str, Any],
-        rows: int = 0,
-        bytes: int = 0,  # noqa: A002 the word that versions use
-        seconds: float = 0.0,
-        run_id: str | None = None,
-        summary: Mapping[str, Any] | None = None,
-        reproducible: bool = True,
-        texts: Mapping[str, str] | None = None,
-    ) -> None:
-        """Record a version that the store holds; a later record of it replaces an earlier one.
-
-        Args:
-            texts: component -> the text that it is a digest of.
-        """
-        values = (fingerprint, step, kind, dump_json(components), rows, bytes, seconds, run_id, self.now())
-        with self.transaction() as con:
-            con.execute(
-                f"INSERT OR REPLACE INTO versions ({_VERSION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, dump_json(summary or {}), int(reproducible), None, pack_texts(texts)),
-            )
 
     def record_results(self, run_id: str, results: Sequence[Result], *, steps: bool = True) -> None:
         """Record what became of steps, and the versions that they made; later records replace earlier ones.
@@ -176,16 +127,9 @@ class VersionState(StateFile):
         query = "SELECT fingerprint FROM inlined UNION SELECT fingerprint FROM inlined_identities"
         return frozenset(row[0] for row in self.read(query))
 
-    def version(self, fingerprint: str) -> VersionRecord | None:
-        """Return what is recorded of a version, or None."""
-        rows = self.read(f"SELECT {_VERSION_COLUMNS} FROM versions WHERE fingerprint = ?", (fingerprint,))
-        if not rows:
-            return None
-        found = dict(rows[0])
-        for name in ("components", "summary"):
-            found[name] = json.loads(found[name])
-        del found["passed"], found["texts"]
-        return VersionRecord(**{**found, "reproducible": bool(found["reproducible"])})
+    def has_version(self, fingerprint: str) -> bool:
+        """Return whether anything is recorded of a version."""
+        return bool(self.read("SELECT 1 FROM versions WHERE fingerprint = ?", (fingerprint,)))
 
     def identities(self, fingerprints: Iterable[str]) -> dict[str, Mapping[str, Any]]:
         """Return fingerprint -> its components, for those that are recorded."""
@@ -219,13 +163,12 @@ class VersionState(StateFile):
             found.update(row)
         return found
 
-    def forget(self, fingerprints: Iterable[str]) -> None:
-        """Remove the records of versions that the store no longer holds."""
-        with self.transaction() as con:
-            self.drop_records(con, fingerprints)
-
     def drop_records(self, con: sqlite3.Connection, fingerprints: Iterable[str]) -> None:
-        """`forget`, within a transaction; also for views and sources in place."""
+        """Remove the records of versions that the store no longer holds, and of views and sources in place.
+
+        Args:
+            con: within a transaction.
+        """
         wanted = [(each,) for each in fingerprints]
         for table in ("versions", "inlined", "inlined_identities"):
             con.executemany(f"DELETE FROM {table} WHERE fingerprint = ?", wanted)

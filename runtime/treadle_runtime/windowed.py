@@ -13,6 +13,7 @@ import duckdb
 from treadle.errors import StepError
 from treadle.names import moment_text
 from treadle_runtime import engine, times
+from treadle_runtime.connection_pool import ConnectionPool
 from treadle_runtime.engine import PART, Connection
 from treadle_runtime.features import order_of
 from treadle_runtime.intervals import NOTHING, Input, Interval, Setting, identify_interval, rule_of
@@ -20,7 +21,6 @@ from treadle_runtime.job import Job, Made, Relation
 from treadle_runtime.pieces import Check, Piece
 from treadle_runtime.reach import Reach, to_notes
 from treadle_runtime.session import Lend, create_relations, threads_of
-from treadle_runtime.spare import Spare
 from treadle_runtime.store import Column
 from treadle_runtime.timedtable import check_time, is_timed, is_view, origin_of, survey
 from treadle_runtime.types import quote_name, quote_text, stored_columns
@@ -28,8 +28,8 @@ from treadle_runtime.version import Times
 from treadle_runtime.viewsql import escape_glob
 
 
-class Desk:
-    """What the intervals of one feature are computed with: connections, each used by one thread at a time.
+class IntervalQuery:
+    """The query of one feature, on connections each of which is used by one thread at a time.
 
     Args:
         job: of the feature.
@@ -53,7 +53,7 @@ class Desk:
         self._scratch = Path(stack.enter_context(TemporaryDirectory(prefix="intervals-", dir=job.scratch)))
         self._query = job.step.query.text.strip().rstrip(";")
         self._what = f'feature "{job.step.name}"'
-        self._connections = Spare(job, lend, stack, lambda con: create_relations(con, job))
+        self._connections = ConnectionPool(job, lend, stack, lambda con: create_relations(con, job))
         with self._connections.use() as con:
             self._tables = {each.name: survey(con, each, self._scratch) for each in job.relations if is_timed(each)}
             self._views = {

@@ -78,6 +78,40 @@ while True:
     assert run(body, signal.SIGTERM) == (143, "\n", FAREWELL)
 
 
+HANGS = """\
+import threading
+threading.Thread(target=time.sleep, args=(60,)).start()
+"""
+CLOSED = "sys.stderr.close()\n"
+FULL = """\
+os.set_blocking(2, False)
+try:
+    while os.write(2, b"x"):
+        pass
+except BlockingIOError:
+    os.set_blocking(2, True)
+"""
+WAITS = "print(flush=True)\ntime.sleep(60)\n"
+HOLDS_ON = (
+    "while True:\n    try:\n        print(flush=True)\n        time.sleep(60)\n    except KeyboardInterrupt: pass\n"
+)
+
+
+@pytest.mark.parametrize("ends", [WAITS, HOLDS_ON], ids=["in order", "by force"])
+@pytest.mark.parametrize("stderr", [CLOSED, FULL], ids=["closed", "full"])
+def test_process_ends_although_nobody_takes_its_farewell(stderr: str, ends: str) -> None:
+    lines = "\n".join(f"    {line}" for line in (HANGS + stderr + ends).splitlines())
+    command = [sys.executable, "-c", SCRIPT.format(body=lines)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+
+
 def test_interrupt_that_came_out_as_another_error_is_one() -> None:
     body = """\
 try:

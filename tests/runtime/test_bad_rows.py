@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from treadle.errors import StepError
-from treadle_runtime import badrows, engine, readers
+from treadle_runtime import engine, quarantine, readers
 from treadle_runtime.engine import Connection, Written, connect, view_sql
+from treadle_runtime.quarantine_read import Files
 from treadle_runtime.sources import observe
-from treadle_runtime.tolerant import Files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,7 @@ def test_bad_rows_are_left_out_kept_and_counted(project: ProjectFolder, more: st
     built = project.build()
     found = version(built)
     assert ids(found) == [1, 4, 5, 7]
-    assert list(badrows.read(found)) == BAD
+    assert list(quarantine.read(found)) == BAD
     assert (found.rows, found.info["bad_rows"]) == (4, 4)
     assert built.notes("orders") == (NOTE,)
     assert ids(version(built, "copy")) == [1, 4, 5, 7]
@@ -127,7 +127,7 @@ def test_source_without_bad_rows_has_no_such_part(project: ProjectFolder, more: 
     project.write("features/orders.yml", source(more, path="data/good.csv"))
     project.write("data/good.csv", HEAD + "1,2024-01-01,a\n")
     built = project.build()
-    assert [part.name for part in version(built).parts if part.name == badrows.PART] == []
+    assert [part.name for part in version(built).parts if part.name == quarantine.PART] == []
     assert (version(built).info["bad_rows"], built.notes("orders")) == (0, ())
 
 
@@ -138,7 +138,7 @@ def test_new_file_is_the_only_one_that_is_read(project: ProjectFolder) -> None:
     built = project.build()
     assert built.outcome.run.results["orders"].pieces == (1, 3)
     assert ids(version(built)) == [1, 4, 5, 7, 8]
-    assert [row["file"] for row in badrows.read(version(built))] == ["data/a.csv"] * 2 + ["data/b.csv"] * 2 + [
+    assert [row["file"] for row in quarantine.read(version(built))] == ["data/a.csv"] * 2 + ["data/b.csv"] * 2 + [
         "data/c.csv"
     ]
 
@@ -158,7 +158,7 @@ def test_files_of_one_content_have_their_bad_rows_each(project: ProjectFolder) -
     project.write("data/b.csv", (project.root / "data/a.csv").read_text())
     found = version(project.build())
     assert ids(found) == [1, 4, 1, 4]
-    assert [(row["file"], row["line"]) for row in badrows.read(found)] == [
+    assert [(row["file"], row["line"]) for row in quarantine.read(found)] == [
         ("data/a.csv", 3),
         ("data/a.csv", 4),
         ("data/b.csv", 3),
@@ -169,7 +169,7 @@ def test_files_of_one_content_have_their_bad_rows_each(project: ProjectFolder) -
 def test_renamed_file_is_told_by_its_new_name(project: ProjectFolder) -> None:
     project.build()
     (project.root / "data/b.csv").rename(project.root / "data/c.csv")
-    assert {row["file"] for row in badrows.read(version(project.build()))} == {"data/a.csv", "data/c.csv"}
+    assert {row["file"] for row in quarantine.read(version(project.build()))} == {"data/a.csv", "data/c.csv"}
 
 
 def test_incremental_feature_reads_the_rows_and_not_the_bad_ones(project: ProjectFolder) -> None:
@@ -380,16 +380,16 @@ def read_quickly(
 ) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
     observed, folder = observe(config, root), root / "out"
     folder.mkdir(exist_ok=True)
-    (folder / badrows.PART).unlink(missing_ok=True)
+    (folder / quarantine.PART).unlink(missing_ok=True)
 
     def run(select: str) -> Written:
         return engine.write_query(con, select, folder)
 
     with readers.reading(con, config, observed, root):
         files = Files(con, config, observed, root, root)
-        _, n = badrows.write(files, folder, lambda: run(readers.load(con, config, observed, root)), run)
+        _, n = quarantine.write(files, folder, lambda: run(readers.load(con, config, observed, root)), run)
     kept = con.execute(f"select * from '{folder}/part-0.parquet'").fetchall()
-    part = folder / badrows.PART
+    part = folder / quarantine.PART
     bad = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
     assert n == len(bad)
     return kept, bad

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
+from records import record_version
 
 from treadle.errors import UsageError
 from treadle_runtime.environments import Environments
@@ -451,7 +452,7 @@ class Folder:
         found = hashlib.sha256(f"{name} {value}".encode()).hexdigest()
         with self.store.draft(found, kind="feature") as draft:
             draft.publish([Column("x", "VARCHAR")], {})
-        self.state.record_version(found, step=name, kind="feature", components={"code:x": value})
+        record_version(self.state, found, step=name, components={"code:x": value})
         return found
 
     def publish(self, env: str, values: dict[str, str], *, candidate: str = "", drop: tuple[str, ...] = ()) -> int:
@@ -550,7 +551,7 @@ def test_reader_sees_the_old_map_or_the_new_one(tmp_path: Path) -> None:
             with env.store.draft(found, kind="feature") as draft:
                 (draft.folder / "part-0.parquet").write_bytes(source.read_bytes())
                 draft.publish([Column("x", "INTEGER")], {})
-            env.state.record_version(found, step=f"f{i}", kind="feature", components={})
+            record_version(env.state, found, step=f"f{i}")
             mapping[f"f{i}" if i % 10 or name == "dev" else f"only_{i}"] = found
         env.state.publish(name, env.run, mapping)
         assert write_views(env.state, env.store, name) == ()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
+from records import forget, record_version
 
 import treadle
 from treadle.errors import UsageError
@@ -99,8 +100,8 @@ def test_clean_removes_what_nothing_refers_to(make_project: MakeProject) -> None
     assert result.stdout.splitlines()[-1] == "removed 0.0 MiB"
     assert set(before) - set(project.metas()) == {old}
     with project.open() as workspace:
-        assert workspace.state.version(old) is None
-        assert workspace.state.version(new) is not None
+        assert not workspace.state.has_version(old)
+        assert workspace.state.has_version(new)
     assert project.reasons() == {}
     assert project.leftovers() == []
     assert project.json(*NOW)["versions"] == {}
@@ -220,7 +221,7 @@ def make_version(store: Store, state: State, name: str) -> str:
     with store.draft(fingerprint, kind="feature") as draft:
         (draft.folder / "part").write_text(name)
         draft.publish((), {})
-    state.record_version(fingerprint, step=name, kind="feature", components={})
+    record_version(state, fingerprint, step=name)
     return fingerprint
 
 
@@ -278,7 +279,7 @@ def test_version_that_was_never_recorded_goes_by_its_folder(tmp_path: Path) -> N
     store = Store(tmp_path / ".treadle", durable=False)
     with State(tmp_path / ".treadle/state.db") as state:
         fingerprint = make_version(store, state, "v")
-        state.forget([fingerprint])
+        forget(state, [fingerprint])
         assert set(find_unused(store, state, Terms()).recent) == {fingerprint}
         assert set(find_unused(store, state, Terms(timedelta(0))).versions) == {fingerprint}
 
@@ -559,7 +560,7 @@ def test_nothing_is_removed_that_came_into_use_while_it_asked(make_project: Make
         state.finish_run(run_id, "passed")
         assert remove_unused(store, state, [one], terms) == []
         assert store.read(one) is not None
-        assert state.version(one) is not None
+        assert state.has_version(one)
 
 
 def test_clean_that_was_killed_leaves_nothing_half(make_project: MakeProject) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from records import forget
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
@@ -108,7 +109,7 @@ def test_reverted_change_is_built_before(churn: ProjectFolder) -> None:
 def test_version_without_a_record_is_recorded_when_it_is_reused(churn: ProjectFolder) -> None:
     with churn.open() as workspace:
         fingerprint = workspace.step("spend").fingerprint
-        workspace.state.forget([fingerprint])  # as a kill between the version's rename and its record leaves it
+        forget(workspace.state, [fingerprint])
     assert not churn.build().of("built")
     churn.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
     assert churn.reasons()["spend"] == "code of features/spend.sql changed"

@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from records import forget, record_version
 
 from treadle.errors import StoreError
 from treadle_runtime.mapstate import Candidate
 from treadle_runtime.schema import MIGRATIONS, SCHEMA
 from treadle_runtime.state import SourcePart, State
-from treadle_runtime.versionstate import Result
+from treadle_runtime.versionstate import Result, VersionFacts
 
 N = len(MIGRATIONS)
 MOUNTS = (
@@ -56,41 +57,26 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_version_comes_back_as_recorded(tmp_path: Path) -> None:
     now = datetime(2026, 11, 23, 21, 16, 49, 5, UTC)
+    facts = VersionFacts({"code": "abc"}, rows=3, bytes=7, reproducible=False)
     with open_state(tmp_path, clock=lambda: now) as state:
-        assert state.version("f1") is None
-        state.record_version(
-            "f1",
-            step="flights",
-            kind="feature",
-            components={"code": "abc", "inputs": ["f0"]},
-            rows=3,
-            bytes=7,
-            seconds=0.5,
-            run_id="r",
-            summary={"label": 1},
-            reproducible=False,
-        )
+        assert not state.has_version("f1")
+        run = state.start_run("dev", "build")
+        state.record_results(run, [Result("flights", "feature", "built", "f1", 0.5, version=facts)])
+        state.publish("dev", run, {"flights": "f1"})
     with open_state(tmp_path) as state:
-        found = state.version("f1")
-    assert found is not None
-    assert (found.step, found.kind, found.rows, found.bytes, found.seconds) == (
-        "flights",
-        "feature",
-        3,
-        7,
-        0.5,
-    )
-    assert found.components == {"code": "abc", "inputs": ["f0"]}
-    assert found.summary == {"label": 1}
-    assert found.reproducible is False
-    assert found.created_at == "2026-11-23T21:16:49.000005+00:00"
+        assert state.has_version("f1")
+        assert state.identities(["f1"]) == {"f1": {"code": "abc"}}
+        assert state.verdicts() == {"f1": None}
+        [entry] = state.entries("dev")
+    assert (entry.step, entry.fingerprint, entry.kind, entry.rows) == ("flights", "f1", "feature", 3)
+    assert entry.created_at == "2026-11-23T21:16:49.000005+00:00"
 
 
 def test_identities_leave_out_what_is_not_recorded_and_take_many(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        state.record_version("f1", step="a", kind="feature", components={"code": "x"})
+        record_version(state, "f1", step="a", components={"code": "x"})
         assert state.identities(["f1", *(f"g{i}" for i in range(50_000))]) == {"f1": {"code": "x"}}
-        state.forget(["f1"])
+        forget(state, ["f1"])
         assert state.identities(["f1"]) == {}
 
 
@@ -101,9 +87,9 @@ def test_texts_come_back_as_recorded(tmp_path: Path) -> None:
     now = datetime(2026, 11, 23, 21, 16, 49, 5, UTC)
     long = {"code:features/b.py:f": "".join(f"    x = {n}\n" for n in range(5000))}
     with open_state(tmp_path, clock=lambda: now) as state:
-        state.record_version("f1", step="a", kind="feature", components={"code": "x"}, run_id="r", texts=TEXTS)
-        state.record_version("f2", step="b", kind="feature", components={}, texts=long)
-        state.record_version("f3", step="c", kind="dataset", components={})
+        record_version(state, "f1", step="a", components={"code": "x"}, run_id="r", texts=TEXTS)
+        record_version(state, "f2", step="b", texts=long)
+        record_version(state, "f3", step="c", kind="dataset")
     with open_state(tmp_path) as state:
         found = state.remembered(["f1", "f2", "f3", "f4"])
     assert {fingerprint: each.texts for fingerprint, each in found.items()} == {"f1": TEXTS, "f2": long, "f3": {}}
@@ -116,7 +102,7 @@ def test_what_is_inlined_has_an_identity_and_no_version(tmp_path: Path) -> None:
         state.record_inlined("f1", step="view", components={"code": "x"}, run_id="r", texts=TEXTS)
         assert state.identities(["f1"]) == {"f1": {"code": "x"}}
         assert state.remembered(["f1"])["f1"].texts == TEXTS
-        assert state.version("f1") is None
+        assert not state.has_version("f1")
 
 
 def test_state_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
@@ -126,9 +112,9 @@ def test_state_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert state.identities(["f1"]) == {"f1": {"code": "x"}}
         assert state.remembered(["f1"])["f1"].texts == {}
-        found = state.version("f1")
-    assert found is not None
-    assert (found.rows, found.run_id, found.reproducible) == (3, "r", True)
+        assert state.remembered(["f1"])["f1"].run_id == "r"
+        state.publish("dev", state.start_run("dev", "build"), {"a": "f1"})
+        assert [(entry.rows, entry.kind) for entry in state.entries("dev")] == [(3, "feature")]
 
 
 def test_publish_merges_drops_and_keeps_history(tmp_path: Path) -> None:
@@ -409,7 +395,7 @@ def test_link_to_a_network_file_system_is_refused(tmp_path: Path) -> None:
 def fill(folder: Path) -> Path:
     with open_state(folder) as state:
         for i in range(200):
-            state.record_version(f"f{i}", step="a", kind="feature", components={"code": "x" * 500})
+            record_version(state, f"f{i}", step="a", components={"code": "x" * 500})
     return folder / ".treadle" / "state.db"
 
 

@@ -116,6 +116,20 @@ def test_result_without_rows_keeps_its_types(write: Write) -> None:
         assert (written.rows, [c.type for c in written.columns]) == (0, ["TINYINT", "TIMESTAMP WITH TIME ZONE"])
 
 
+def test_lazy_frame_without_rows_is_computed_once(write: Write) -> None:
+    computed: list[int] = []
+
+    def noted(frame: pl.DataFrame) -> pl.DataFrame:
+        computed.append(frame.height)
+        return frame
+
+    frame = pl.LazyFrame({"id": [1, 2], "kind": ["a", None]}).cast({"kind": pl.Categorical}).map_batches(noted)
+    written, _ = write(frame.filter(pl.col("id") > 2).with_columns(at=pl.lit(None, pl.Time)))
+    assert computed == [2]
+    full, _ = write(frame.with_columns(at=pl.lit(None, pl.Time)))
+    assert written.columns == full.columns
+
+
 def test_missing_column_of_the_order_is_an_error(write: Write) -> None:
     for n in (3, N):
         with pytest.raises(StepError) as caught:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from records import forget
 
 from conftest import FEATURES, PROFILE, ProjectFolder
 
@@ -363,9 +364,9 @@ def test_records_that_are_lost_are_said_so(shop: ProjectFolder) -> None:
     shop.write("data/orders.csv", (shop.root / "data/orders.csv").read_text().replace("\n7,u", "\n1007,u"))
     with shop.open() as workspace:
         published = workspace.state.environment("dev")
-        workspace.state.forget([published["orders"]])
+        forget(workspace.state, [published["orders"]])
         assert "because of orders\n  its earlier identity is unknown\n" in why(shop, "spend")
-        workspace.state.forget([published["spend"]])
+        forget(workspace.state, [published["spend"]])
     assert (
         why(shop, "spend")
         == """\

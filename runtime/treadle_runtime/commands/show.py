@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treadle_runtime.commands.badrows import count_bad_rows, show_bad_rows, tell_bad_rows
+from treadle_runtime.commands.bad_rows import count_bad_rows, show_bad_rows, tell_bad_rows
 from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import as_of_option, defer_option, json_option, open_project, project_options
 

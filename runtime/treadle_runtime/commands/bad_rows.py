@@ -23,10 +23,10 @@ def show_bad_rows(name: str, handle: StepHandle | None, limit: int, as_json: boo
         UsageError: TR603 the name is no source that leaves bad rows out, TR807 it is not built.
     """
     from treadle.errors import Problem, UsageError
-    from treadle_runtime import badrows
+    from treadle_runtime import quarantine
     from treadle_runtime.commands.console import print_json, to_lines
     from treadle_runtime.handle import not_built
-    from treadle_runtime.tolerant import is_quarantined
+    from treadle_runtime.quarantine_read import is_quarantined
 
     if handle is None or not is_quarantined(handle.step.config):
         what = f'"{name}" is no source with bad_rows: quarantine'
@@ -37,10 +37,10 @@ def show_bad_rows(name: str, handle: StepHandle | None, limit: int, as_json: boo
     version = handle.version
     if version is None:
         raise not_built(name)
-    n = count_bad_rows(handle)[badrows.COUNT]
-    rows = list(islice(badrows.read(version), limit))
+    n = count_bad_rows(handle)[quarantine.COUNT]
+    rows = list(islice(quarantine.read(version), limit))
     if as_json:
-        print_json({"name": name, "rows": version.rows, badrows.COUNT: n, "sample": rows})
+        print_json({"name": name, "rows": version.rows, quarantine.COUNT: n, "sample": rows})
         return
     cells = [(f"{row['file']}:{row['line']}", row["column"] or "", row["error"], _cut(row["text"])) for row in rows]
     if cells:
@@ -52,7 +52,7 @@ def show_bad_rows(name: str, handle: StepHandle | None, limit: int, as_json: boo
 
 def count_bad_rows(handle: StepHandle) -> dict[str, int]:
     """Return how many rows of a built source are left out, by the name of the key; {} where none ever are."""
-    from treadle_runtime.badrows import COUNT
+    from treadle_runtime.quarantine import COUNT
 
     info = handle.version.info if handle.step.kind == "source" and handle.version is not None else {}
     found = info.get(COUNT)
@@ -61,7 +61,7 @@ def count_bad_rows(handle: StepHandle) -> dict[str, int]:
 
 def tell_bad_rows(handle: StepHandle, rows: int) -> tuple[str, ...]:
     """Return what to say beneath a source's rows, of which there are so many."""
-    from treadle_runtime.badrows import to_notes
+    from treadle_runtime.quarantine import to_notes
 
     return to_notes(handle.step.name, sum(count_bad_rows(handle).values()), rows)
 

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from treadle.errors import StepError, StoreError
-from treadle_runtime import readers, rejects
+from treadle_runtime import bad_rows, readers
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.engine import Connection
@@ -69,7 +69,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class TolerantRead:
+class QuarantineRead:
     """How files are read without their bad rows.
 
     Attributes:
@@ -81,10 +81,10 @@ class TolerantRead:
 
     def select(self, *files: Path) -> str:
         """Return the SELECT over some of the files; none: over all."""
-        return self.form.tolerant_select([(file, self.columns[file]) for file in files or self.columns])
+        return self.form.quarantine_select([(file, self.columns[file]) for file in files or self.columns])
 
 
-def read_tolerantly(files: Files, form: Form | None = None) -> TolerantRead:
+def find_read(files: Files, form: Form | None = None) -> QuarantineRead:
     """Return how files are read without their bad rows.
 
     Args:
@@ -95,14 +95,14 @@ def read_tolerantly(files: Files, form: Form | None = None) -> TolerantRead:
         StoreError: TR803 the disk is full.
         duckdb.Error: a file cannot be read even so.
     """
-    rejects.clear(files.con)
+    bad_rows.clear(files.con)
     with _copied(files) as copies:
         known = {form.first: list(form.columns)} if form is not None else {}
         columns = readers.columns_of_each(copies.con, copies.config, copies.observed, copies.root)
         readers.check_same_columns(copies.con, copies.config, copies.observed, copies.root, known)
         found = form or find_form(copies.con, copies.config, copies.observed, copies.root)
     order = [tuple(names) for names in columns.values()]
-    return TolerantRead(found, {file: names for (_, file), names in zip(files.filled(), order, strict=True)})
+    return QuarantineRead(found, {file: names for (_, file), names in zip(files.filled(), order, strict=True)})
 
 
 def find_form_of_any(files: Files) -> Form:
@@ -116,7 +116,7 @@ def find_form_of_any(files: Files) -> Form:
     except duckdb.Error as error:
         if not is_quarantined(files.config) or not is_of_rows(error):
             raise
-    rejects.clear(files.con)
+    bad_rows.clear(files.con)
     with _copied(files.only(find_first(files.observed, files.root))) as copies:
         found = find_form(copies.con, copies.config, copies.observed, copies.root)
     if set(found.columns) <= set(files.config.get("columns") or {}):
@@ -146,10 +146,10 @@ def _copied(files: Files) -> Iterator[Files]:
             target.parent.mkdir(parents=True, exist_ok=True)
             n_columns = len(read_first_row(file, dialect))
             _copy(files.con, copy_sql(escape_glob(str(file)), dialect, n_columns), target, dialect)
-            bad = next(rejects.read_rows(files.con, part, file, files.config["name"]), None)
+            bad = next(bad_rows.read_rows(files.con, part, file, files.config["name"]), None)
             if bad is not None and bad["line"] == 1:
                 why = "the first line tells the columns, so that bad_rows: quarantine cannot leave it out"
-                raise rejects.unreadable(files.config["name"], part, bad, why)
+                raise bad_rows.unreadable(files.config["name"], part, bad, why)
             parts.append(replace(part, path=part.path.lstrip("/"), size=target.stat().st_size))
         yield replace(files, observed=replace(files.observed, parts=tuple(parts)), root=folder)
 

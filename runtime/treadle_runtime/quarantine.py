@@ -18,10 +18,10 @@ from typing import Any
 import duckdb
 
 from treadle.errors import StepError
-from treadle_runtime import rejects
+from treadle_runtime import bad_rows
 from treadle_runtime.engine import Written
 from treadle_runtime.form import Form
-from treadle_runtime.tolerant import Files, TolerantRead, is_of_rows, is_quarantined, read_tolerantly
+from treadle_runtime.quarantine_read import Files, QuarantineRead, find_read, is_of_rows, is_quarantined
 from treadle_runtime.version import Version
 
 PART = "bad_rows.jsonl"
@@ -59,8 +59,8 @@ def write(
         if not is_quarantined(files.config) or not is_of_rows(error):
             raise
         try:
-            how = read_tolerantly(files, form)
-            rejects.clear(files.con)
+            how = find_read(files, form)
+            bad_rows.clear(files.con)
             written = run(how.select())
         except (duckdb.Error, StepError) as second:
             if is_of_rows(second):  # not even so: the first complaint tells more
@@ -116,17 +116,17 @@ def to_notes(name: str, n: int, rows: int) -> tuple[str, ...]:
     return (f"{what} of {n + rows:,} {verbs} left out; see `treadle show {name} --bad-rows`",)
 
 
-def _write_part(files: Files, folder: Path, how: TolerantRead, written: Written, *, has_names: bool) -> int:
+def _write_part(files: Files, folder: Path, how: QuarantineRead, written: Written, *, has_names: bool) -> int:
     n, name = 0, files.config["name"]
     for part, file in files.filled():
         first: dict[str, Any] | None = None
         with open(folder / PART, "a", encoding="utf-8", newline="\n") as target:
-            for row in rejects.read_rows(files.con, part, file, name):
+            for row in bad_rows.read_rows(files.con, part, file, name):
                 first = first or row
                 target.write(_to_line({**({"file": part.path} if has_names else {}), **row}))
                 n += 1
         if first is not None and (not written.rows or not _has_rows(files, how, file)):
-            raise rejects.unreadable(
+            raise bad_rows.unreadable(
                 name, part, first, "no row of the file parses, and bad_rows: quarantine would leave none"
             )
     if not n:
@@ -134,7 +134,7 @@ def _write_part(files: Files, folder: Path, how: TolerantRead, written: Written,
     return n
 
 
-def _has_rows(files: Files, how: TolerantRead, file: Path) -> bool:
+def _has_rows(files: Files, how: QuarantineRead, file: Path) -> bool:
     return bool(files.con.execute(f"select * from (\n{how.select(file)}\n) limit 1").fetchall())
 
 

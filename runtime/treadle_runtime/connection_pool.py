@@ -11,7 +11,7 @@ from treadle_runtime.job import Job
 from treadle_runtime.session import Lend
 
 
-class Spare:
+class ConnectionPool:
     """Lends bare connections of a job again and again, for opening one takes as long as a small piece.
 
     Args:

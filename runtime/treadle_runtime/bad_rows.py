@@ -1,4 +1,4 @@
-"""What DuckDB tells of the rows of a CSV that it left out: its tables `reject_errors` and `reject_scans`.
+"""Bad rows as DuckDB tells of them: a CSV's rows that it left out, in its tables `reject_errors` and `reject_scans`.
 
 They hold an error for each bad value, and come to be with the first bad row of a connection.
 """
