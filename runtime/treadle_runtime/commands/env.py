@@ -227,13 +227,12 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
             environments.preview(source, target)
             graph = compile_project(folder, source)
             steps = stand_on(graph, select, environments.state.environment(source), source)
-        if not yes:
-            move = environments.preview(source, target, steps=steps)
-            if not as_json and (move.changes or move.candidates):
-                _print_names(move.changes)
-                if not ask(f"Promote {source} to {target}: {_counts(move.changes)}?"):
-                    return
-        if yes or not as_json:
+        move = None if yes else environments.preview(source, target, steps=steps)
+        if move is not None and not as_json and (move.changes or move.candidates):
+            _print_names(move.changes)
+            if not ask(f"Promote {source} to {target}: {_counts(move.changes)}?"):
+                return
+        if move is None or not as_json:
             move = environments.promote(source, target, steps=steps)
             _write_views(environments, target, move, like=source)
     is_change = bool(move.changes or move.candidates)
