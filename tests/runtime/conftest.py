@@ -23,8 +23,9 @@ from treadle.cli import main
 from treadle.errors import Problem
 from treadle.events import Event
 from treadle.plan import Plan
+from treadle_runtime.building import Outcome
 from treadle_runtime.store import Store
-from treadle_runtime.workspace import Outcome, Workspace
+from treadle_runtime.workspace import Workspace
 
 WAIT_S = 60.0
 

@@ -22,7 +22,8 @@ from treadle_runtime.commands.options import (
 
 if TYPE_CHECKING:
     from treadle_runtime.commands.idle import IdleBuilds
-    from treadle_runtime.workspace import Tests, Workspace
+    from treadle_runtime.request import Tests
+    from treadle_runtime.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,6 +10,7 @@ import msgspec
 
 from treadle_runtime.answers import Answers
 from treadle_runtime.artifacts import encode, write_artifact
+from treadle_runtime.building import note_idle_build
 from treadle_runtime.commands.console import print_json, print_problem
 from treadle_runtime.commands.summary import Summary
 from treadle_runtime.stamp import identify
@@ -41,7 +42,7 @@ class IdleBuilds:
         if found is None or found.catalog != self._identify_catalog():
             return False
         work = self._workspace
-        run_id = work.note_idle_build(threads=threads)
+        run_id = note_idle_build(work, threads=threads)
         duration_s = time.monotonic() - started
         results = msgspec.json.decode(found.results, type=dict[str, msgspec.Raw])
         results |= {"run_id": msgspec.Raw(encode(run_id)), "seconds": msgspec.Raw(encode(duration_s))}

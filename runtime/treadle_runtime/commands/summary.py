@@ -17,9 +17,10 @@ from treadle_runtime.intervals import PIECES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from treadle_runtime.building import Outcome
     from treadle_runtime.runresult import Run, StepResult
     from treadle_runtime.version import Version
-    from treadle_runtime.workspace import Outcome, Workspace
+    from treadle_runtime.workspace import Workspace
 
 RESULTS_VERSION = 2
 _BASELINES = ("constant", "best_single", "linear")
