@@ -80,6 +80,7 @@ CODES: Mapping[str, str] = {
     "TR602": "a selector method is not known",
     "TR603": "a command is used wrongly",
     "TR608": "what --state names cannot be compared with",
+    "TR609": "a selector of selectors.yml is wrong",
     "TR701": "the project's own code raised",
     "TR702": "SQL failed",
     "TR703": "a column's type or a value cannot be stored",

@@ -8,7 +8,7 @@ Only YAML 1.2's core types exist (`on` and `no` are words, dates are text); alia
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -344,16 +344,21 @@ def _spec_problem(detail: ErrorDetails, document: Document, spec: type[BaseModel
     )
     match detail["type"]:
         case "extra_forbidden":
-            known = _fields_at(spec, loc[:-1])
-            fix = f"known here: {', '.join(sorted(known))}" if known else "remove it"
-            suggestion = close_match(str(loc[-1]), known) or ""
-            return Problem("TR003", f'"{word(str(loc[-1]))}" is no key here', where, suggestion=suggestion, fix=fix)
+            return unknown_key(document, (*path, *loc), sorted(_fields_at(spec, loc[:-1])))
         case "missing":
             return Problem(
                 "TR006", f'"{loc[-1]}" is missing', document.locate(*path, *loc[:-1]), fix=f"add `{loc[-1]}:`"
             )
     why, suggestion = explain_value(detail)
     return Problem("TR004", f'"{key}" has a value of the wrong form', where, why, suggestion)
+
+
+def unknown_key(document: Document, path: Path, known: Sequence[str]) -> Problem:
+    """Return the problem of a key that is not known where it stands."""
+    key = str(path[-1])
+    fix = f"known here: {', '.join(known)}" if known else "remove it"
+    suggestion = close_match(key, known) or ""
+    return Problem("TR003", f'"{word(key)}" is no key here', document.locate(*path), suggestion=suggestion, fix=fix)
 
 
 def explain_value(detail: ErrorDetails) -> tuple[str, str]:

@@ -78,8 +78,9 @@ def build(
     workspace.read_anew()
     # What is wrong with the project or the request ends the command before there is a run.
     workspace.check_trainers()
-    selected = request.choose(workspace.graph, workspace.compared_for(request))
-    workspace.deferral(request)
+    beside = workspace.beside(request.selectors, request.exclude, state=request.state)
+    selected = request.choose(workspace.graph, beside)
+    workspace.deferral(request, beside)
     windows = choose_windows(workspace.graph, selected, window) if window is not None else {}
     if windows:
         request = replace(request, selectors=tuple(windows), exclude=(), tests="without")
@@ -127,6 +128,7 @@ def _to_options(request: Request, threads: int, window: Window | None) -> dict[s
         "full_refresh": request.full_refresh,
         "defer": request.defer,
         "state": request.state,
+        "indirect": request.indirect,
         "threads": threads,
         "window": None if window is None else (window.start, window.end),
     }

@@ -240,7 +240,14 @@ class Environments:
         return found
 
 
-def stand_on(graph: Graph, selectors: Iterable[str], published: Mapping[str, str], env: str) -> frozenset[str]:
+def stand_on(
+    graph: Graph,
+    selectors: Iterable[str],
+    published: Mapping[str, str],
+    env: str,
+    *,
+    beside: select.Beside | None = None,
+) -> frozenset[str]:
     """Return the ids of the steps that a selection means, with all that they stand on and the tests of it.
 
     Args:
@@ -248,11 +255,12 @@ def stand_on(graph: Graph, selectors: Iterable[str], published: Mapping[str, str
         selectors: see `treadle.select`.
         published: the map that the steps are to be taken from.
         env: whose map it is.
+        beside: what selectors ask for beside the graph.
 
     Raises:
         UsageError: TR807, a selected step is not published there; a test need not be.
     """
-    chosen = select.select(graph, selectors)
+    chosen = select.select(graph, selectors, beside=beside)
     missing = sorted(step for step in chosen - published.keys() if graph[step].kind != "test")
     if missing:
         shown = ", ".join(missing[:_MAX_NAMED])

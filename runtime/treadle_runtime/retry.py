@@ -68,12 +68,13 @@ def make_retry(workspace: Workspace, run: RunRecord) -> Retry | None:
     options = dict(run.options)
     names = ("exclude", "tests", "full_refresh", "threads", "defer", "state")
     arguments: dict[str, Any] = {name: options[name] for name in names}
+    arguments["indirect"] = options.setdefault("indirect", "eager")  # which an older Treadle did not ask for
     arguments["window"] = Window(*options["window"]) if options["window"] else None
     if run.status == "interrupted" or (run.status == "failed" and options["window"]):
         return Retry((), {**arguments, "selectors": options["select"], "options": options})
     if run.status == "passed":
         return None
-    wanted = {name: options[name] for name in ("tests", "defer", "state")}
+    wanted = {name: options[name] for name in ("tests", "defer", "state", "indirect")}
     plan = workspace.plan(options["select"], options["exclude"], **wanted)
     verdicts = workspace.state.verdicts()
     failed = tuple(step.step for step in run.steps if _has_failed(step, plan, verdicts))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from treadle import select
 from treadle.cache import Asked, Compiled, load_compiled
@@ -22,14 +22,16 @@ from treadle.errors import Problem, ProjectError, UsageError
 from treadle.events import Emit
 from treadle.files import find_root
 from treadle.plan import Deferral, Known, Plan, make_plan
+from treadle.select import Beside, Selectors
 from treadle.step import Graph, Step
 from treadle_runtime import sources
 from treadle_runtime.building import Outcome, build, ignore
 from treadle_runtime.knowing import find_known
+from treadle_runtime.lastrun import find_results
 from treadle_runtime.leases import Lease
 from treadle_runtime.recovery import open_store
 from treadle_runtime.registry import Registry
-from treadle_runtime.request import Request, Tests
+from treadle_runtime.request import Conditions, Request
 from treadle_runtime.side import Side, find_side, read_definitions
 from treadle_runtime.state import State
 from treadle_runtime.store import Store
@@ -185,46 +187,42 @@ class Workspace:
         selectors: Iterable[str] = (),
         exclude: Iterable[str] = (),
         *,
-        tests: Tests = "with",
-        full_refresh: bool = False,
         run: str = "plan",
-        defer: str | None = None,
-        state: str | None = None,
+        **asked: Unpack[Conditions],
     ) -> Plan:
         """Return what a build of the selection would do.
 
         Args:
             run: an id of the run, for volatile features.
-            selectors, exclude, tests, full_refresh, defer, state: see `Request`.
+            selectors, exclude, asked: see `Request`.
         """
         self.read_anew()
-        request = Request(tuple(selectors), tuple(exclude), tests, full_refresh, defer, state)
-        return self.plan_request(request, run=run)
+        return self.plan_request(self.request(selectors, exclude, **asked), run=run)
 
     def read_anew(self) -> None:
         """Forget what an earlier plan read: in a notebook, files change while a project is open."""
         if self._has_planned:
-            for name in ("compiled", "observed"):
+            for name in ("compiled", "observed", "selectors"):
                 self.__dict__.pop(name, None)
         self._has_planned = True
 
     def plan_request(self, request: Request, *, run: str) -> Plan:
         """Return what a build of a request would do, by the files as they were last read; `run` as in `plan`."""
         self.check_trainers()
-        compared = self.compared_for(request)
+        beside = self.beside(request.selectors, request.exclude, state=request.state)
         return make_plan(
             self.graph,
             self.known(),
-            request.choose(self.graph, compared),
+            request.choose(self.graph, beside),
             as_of=self.as_of or "newest",
             run=run,
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             full_refresh=request.full_refresh,
-            defer=self.deferral(request),
-            gates=request.gates(self.graph, compared),
+            defer=self.deferral(request, beside),
+            gates=request.gates(self.graph, beside),
         )
 
-    def deferral(self, request: Request) -> Deferral | None:
+    def deferral(self, request: Request, beside: Beside) -> Deferral | None:
         """Return what a request may read from another environment; None where it names none.
 
         Raises:
@@ -235,12 +233,40 @@ class Workspace:
         from treadle.projectfile import read_environments
 
         read_environments(self.root).check(request.defer)
-        published = self.state.environment(request.defer)
-        return request.deferral(self.graph, self.compared_for(request), request.defer, published)
+        return request.deferral(self.graph, beside, request.defer, self.state.environment(request.defer))
 
-    def compared_for(self, request: Request) -> Compared | None:
-        """Return what `state:` in a request stands for; None where it does not ask."""
-        return self.compare(request.state) if request.uses_state else None
+    def request(
+        self, selectors: Iterable[str] = (), exclude: Iterable[str] = (), **asked: Unpack[Conditions]
+    ) -> Request:
+        """Return what is asked for: without a selection the default of selectors.yml, if there is one."""
+        selectors, exclude = tuple(selectors), tuple(exclude)
+        if not (selectors or exclude) and self.selectors.default is not None:
+            selectors = (f"selector:{self.selectors.default}",)
+        return Request(selectors, exclude, **asked)
+
+    @cached_property
+    def selectors(self) -> Selectors:
+        """The selections of selectors.yml."""
+        if not (self.root / select.SELECTORS_FILE).is_file():
+            return Selectors()
+        from treadle.selectors import read_selectors
+
+        return read_selectors(self.root)
+
+    def beside(self, selectors: Iterable[str], exclude: Iterable[str] = (), *, state: str | None = None) -> Beside:
+        """Return what selectors ask for beside the graph.
+
+        Args:
+            selectors, exclude: see `treadle.select`.
+            state: see `compare`.
+        """
+        named = self.selectors.named
+        asked = select.asked_beside((*selectors, *exclude), named)
+        return Beside(
+            compared=self.compare(state) if "state" in asked else None,
+            results=find_results(self.state, self.graph) if "result" in asked else None,
+            named=named,
+        )
 
     def compare(self, state: str | None = None) -> Compared:
         """Return which steps are new, and which are modified, beside another side.
@@ -274,25 +300,22 @@ class Workspace:
         selectors: Iterable[str] = (),
         exclude: Iterable[str] = (),
         *,
-        tests: Tests = "with",
-        full_refresh: bool = False,
         threads: int = 2,
-        defer: str | None = None,
         options: Mapping[str, Any] | None = None,
         emit: Emit = ignore,
-        state: str | None = None,
         window: Window | None = None,
+        **asked: Unpack[Conditions],
     ) -> Outcome:
         """Compute what the selection needs and publish it in the environment.
 
         Args:
-            selectors, exclude, tests, full_refresh, defer, state: see `Request`.
             threads, options, emit, window: see `building.build`.
+            selectors, exclude, asked: see `Request`.
 
         Returns:
             How each step ended. Nothing is published when one failed.
         """
-        request = Request(tuple(selectors), tuple(exclude), tests, full_refresh, defer, state)
+        request = self.request(selectors, exclude, **asked)
         return build(self, request, threads=threads, options=options, emit=emit, window=window)
 
     def step(self, name: str, *, defer: str | None = None) -> StepHandle:

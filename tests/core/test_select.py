@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from treadle.comparison import Compared
 from treadle.errors import Location, UsageError
-from treadle.select import select, uses_state, with_tests
+from treadle.select import Beside, Expression, Indirect, Union, Without, asked_beside, select, with_tests
 from treadle.step import Graph, Step
 
 KINDS: list[Any] = ["source", "feature", "dataset"]
@@ -138,7 +138,7 @@ def test_state_is_a_set_like_any_other_and_may_be_empty(graph: Graph, data: st.D
     term, found = f"state:{word}", sets[word]
 
     def chosen(*selectors: str, exclude: tuple[str, ...] = ()) -> frozenset[str]:
-        return select(graph, selectors, exclude, compared=compared)
+        return select(graph, selectors, exclude, beside=Beside(compared))
 
     above = {other for each in found for other in parents_within(graph, each, float("inf"))}
     below = {other for each in found for other in children_within(graph, each, float("inf"))}
@@ -162,31 +162,38 @@ def test_state_without_a_comparison_is_an_error() -> None:
 
 def test_state_selects_no_step_that_has_left_the_graph() -> None:
     compared = Compared(frozenset({"gone"}), frozenset({"gone", "rows"}))
-    assert select(PIPELINE, ["state:modified+"], compared=compared) == {"rows", *ARRIVALS}
-    assert select(PIPELINE, ["state:new"], compared=compared) == set()
+    assert select(PIPELINE, ["state:modified+"], beside=Beside(compared)) == {"rows", *ARRIVALS}
+    assert select(PIPELINE, ["state:new"], beside=Beside(compared)) == set()
 
 
 @pytest.mark.parametrize("selector", ["state:", "state:modifed", "state:*", "state:modified.macros"])
 def test_state_takes_its_own_words(selector: str) -> None:
     with pytest.raises(UsageError, match="TR602"):
-        select(PIPELINE, [selector], compared=Compared(frozenset(), frozenset()))
+        select(PIPELINE, [selector], beside=Beside(Compared(frozenset(), frozenset())))
 
 
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
-        ("state:new", True),
-        ("1+state:modified.body+2", True),
-        ("flights tag:raw,+state:new", True),
-        ("flights", False),
-        ("tag:state:new", False),
-        ("+state", False),
-        ("", False),
+        ("state:new", {"state"}),
+        ("1+state:modified.body+2", {"state"}),
+        ("flights tag:raw,+state:new @result:error", {"state", "result"}),
+        ("selector:failed", {"selector", "result"}),
+        ("selector:around", {"selector", "result", "state"}),
+        ("selector:unknown", {"selector"}),
+        ("flights", set()),
+        ("tag:state:new", set()),
+        ("+state", set()),
+        ("", set()),
     ],
 )
-def test_selectors_that_need_a_comparison_are_known(selector: str, expected: bool) -> None:
-    assert uses_state([selector]) is expected
-    assert uses_state(["flights", selector]) is expected
+def test_what_selectors_ask_for_beside_the_graph_is_known(selector: str, expected: set[str]) -> None:
+    named: dict[str, Expression] = {
+        "failed": "result:error+",
+        "around": Without(Union(("selector:failed", "flights")), "state:new"),
+    }
+    assert asked_beside([selector], named) == expected
+    assert asked_beside(["flights", selector], named) == expected
 
 
 def step(step_id: str, kind: Any, name: str, **rest: Any) -> Step:
@@ -200,11 +207,24 @@ PIPELINE = Graph(
         one.id: one
         for one in (
             step("flights", "source", "flights", tags=("raw",)),
-            step("test:not_null_flights_id", "test", "not_null_flights_id", inputs=("flights",)),
-            step("rows", "dataset", "rows", inputs=("flights",)),
+            step(
+                "test:not_null_flights_id",
+                "test",
+                "not_null_flights_id",
+                inputs=("flights",),
+                config={"test": "not_null"},
+                settings={"severity": "warn"},
+            ),
+            step("rows", "dataset", "rows", inputs=("flights",), settings={"meta": {"team": "marketing"}}),
             step("arrivals.split", "split", "arrivals", inputs=("rows",), pipeline="arrivals"),
             step(
-                "arrivals.trees.train", "train", "trees", inputs=("arrivals.split",), pipeline="arrivals", model="trees"
+                "arrivals.trees.train",
+                "train",
+                "trees",
+                inputs=("arrivals.split",),
+                pipeline="arrivals",
+                model="trees",
+                config={"threads": 2},
             ),
             step(
                 "arrivals.trees.evaluate",
@@ -230,6 +250,19 @@ TREES = {"arrivals.trees.train", "arrivals.trees.evaluate"}
         ("trees", TREES),
         ("arrivals.trees", TREES),
         ("kind:model", TREES),
+        ("resource_type:model", TREES),
+        ("resource_type:seed", {"flights"}),
+        ("source:flights", {"flights"}),
+        ("source:raw.fl*", {"flights"}),
+        ("test_type:generic", {"test:not_null_flights_id"}),
+        ("test_type:data", {"test:not_null_flights_id"}),
+        ("test_name:not_null", {"test:not_null_flights_id"}),
+        ("config.severity:warn", {"test:not_null_flights_id"}),
+        ("config.threads:2,trees", {"arrivals.trees.train"}),
+        ("config.meta.team:ma*", {"rows"}),
+        ("config.tags:raw", {"flights"}),
+        ("@rows", {"flights", "rows", *ARRIVALS}),
+        ("@test:*", {"flights", "test:not_null_flights_id"}),
         ("arrivals.trees.train", {"arrivals.trees.train"}),
         ("arrivals.*.train", {"arrivals.trees.train"}),
         ("test:*", {"test:not_null_flights_id"}),
@@ -285,3 +318,90 @@ def test_error_suggests_the_name_that_was_meant() -> None:
 def test_tests_of_a_selection_come_with_it() -> None:
     assert with_tests(PIPELINE, {"flights"}) == {"flights", "test:not_null_flights_id"}
     assert with_tests(PIPELINE, {"rows"}) == {"rows"}
+
+
+@pytest.mark.parametrize(
+    ("how", "selected", "expected"),
+    [
+        ("eager", {"a"}, {"one", "two", "above"}),
+        ("buildable", {"a"}, {"one"}),
+        ("cautious", {"a"}, {"one"}),
+        ("buildable", {"b"}, {"above"}),
+        ("cautious", {"b"}, set()),
+        ("cautious", {"a", "b"}, {"one", "above"}),
+        ("buildable", {"b", "c"}, {"two", "above"}),
+        ("empty", {"a", "b", "c"}, set()),
+    ],
+)
+def test_tests_come_along_as_asked(how: Indirect, selected: set[str], expected: set[str]) -> None:
+    """b reads a; c stands by itself."""
+    steps = (
+        *(step("a", "feature", "a"), step("b", "feature", "b", inputs=("a",)), step("c", "feature", "c")),
+        step("test:one", "test", "one", inputs=("a",)),
+        step("test:two", "test", "two", inputs=("a", "c")),
+        step("test:above", "test", "above", inputs=("a", "b")),
+    )
+    found = with_tests(Graph("p", "dev", {each.id: each for each in steps}), selected, how)
+    assert found == selected | {f"test:{name}" for name in expected}
+
+
+@given(graphs(), st.data())
+def test_around_is_what_readers_need(graph: Graph, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(graph.steps)))
+    readers = {name} | children_within(graph, name, float("inf"))
+    expected = readers | {above for each in readers for above in parents_within(graph, each, float("inf"))}
+    assert select(graph, [f"@{name}"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("file:b.sql", {"staging"}),
+        ("file:b", {"staging"}),
+        ("fqn:daily", {"staging"}),
+        ("fqn:daily.staging", {"staging"}),
+        ("fqn:da*.st?ging", {"staging"}),
+        ("fqn:top", {"top"}),
+    ],
+)
+def test_files_and_folders(selector: str, expected: set[str]) -> None:
+    below = Step(id="staging", kind="feature", name="staging", where=Location("features/daily/b.sql", 1))
+    top = Step(id="top", kind="feature", name="top", where=Location("features/top.sql", 1))
+    graph = Graph("p", "dev", {"staging": below, "top": top})
+    assert select(graph, [selector]) == expected
+
+
+def test_results_of_the_last_run() -> None:
+    beside = Beside(results={"flights": "error", "rows": "skipped", "gone": "error"})
+    assert select(PIPELINE, ["result:error"], beside=beside) == {"flights"}
+    assert select(PIPELINE, ["result:error+1 result:skipped"], beside=beside) == {
+        "flights",
+        "rows",
+        "test:not_null_flights_id",
+    }
+    assert select(PIPELINE, ["result:warn"], beside=beside) == set()
+    with pytest.raises(UsageError, match="TR602"):
+        select(PIPELINE, ["result:eror"], beside=beside)
+    with pytest.raises(UsageError, match="has no run to look at here"):
+        select(PIPELINE, ["result:error"])
+
+
+def test_named_selectors() -> None:
+    named: dict[str, Expression] = {
+        "models": Without("pipeline:arrivals", "kind:split"),
+        "all": Union(("selector:models", "rows")),
+    }
+    beside = Beside(named=named)
+    assert select(PIPELINE, ["selector:models"], beside=beside) == ARRIVALS - {"arrivals.split"}
+    assert select(PIPELINE, ["selector:all"], beside=beside) == ARRIVALS - {"arrivals.split"} | {"rows"}
+    assert select(PIPELINE, [], ["selector:all"], beside=beside) == {
+        "flights",
+        "arrivals.split",
+        "test:not_null_flights_id",
+    }
+    for selector, why in (("selector:modls", "models"), ("selector:loop", "loop -> again -> loop")):
+        with pytest.raises(UsageError, match="TR609") as raised:
+            select(
+                PIPELINE, [selector], beside=Beside(named={**named, "loop": "selector:again", "again": "selector:loop"})
+            )
+        assert why in str(raised.value)

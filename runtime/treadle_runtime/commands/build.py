@@ -11,6 +11,7 @@ import click
 from treadle_runtime.commands.options import (
     as_of_option,
     defer_option,
+    indirect_option,
     interruption,
     json_option,
     open_project,
@@ -21,15 +22,19 @@ from treadle_runtime.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from treadle.select import Indirect
     from treadle_runtime.commands.idle import IdleBuilds
-    from treadle_runtime.request import Tests
+    from treadle_runtime.request import Conditions, Tests
     from treadle_runtime.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _run_options(command: F) -> F:
-    for option in (json_option, project_options, threads_option, defer_option, as_of_option, selection_options):
+    for option in (
+        *(json_option, project_options, threads_option, defer_option, as_of_option),
+        *(indirect_option, selection_options),
+    ):
         command = option(command)
     return click.option(
         "--full-refresh", is_flag=True, help="Compute the selected again and compare; first results stay"
@@ -98,6 +103,7 @@ def _build(
     threads: int,
     full_refresh: bool,
     defer: str | None,
+    indirect: Indirect,
     folder: Path,
     environment: str | None,
     variables: str | None,
@@ -109,8 +115,16 @@ def _build(
     from treadle_runtime.intervals import Window
 
     interruption().is_kept = True
-    is_whole = tests == "with" and not (select or exclude or full_refresh or defer or start or end)
     with open_project(folder, environment, variables, as_of) as workspace:
+        asked: Conditions = {
+            "tests": tests,
+            "full_refresh": full_refresh,
+            "defer": defer,
+            "state": state,
+            "indirect": indirect,
+        }
+        request = workspace.request(select, exclude, **asked)
+        is_whole = request.is_whole and (tests, full_refresh, defer, start, end) == ("with", False, None, None, None)
         idle = IdleBuilds(workspace) if is_whole else None
         if idle is not None and idle.tell(threads=threads, as_json=as_json):
             return 0
@@ -120,11 +134,8 @@ def _build(
             idle=idle,
             selectors=select,
             exclude=exclude,
-            tests=tests,
-            full_refresh=full_refresh,
             threads=threads,
-            defer=defer,
-            state=state,
+            **asked,
             window=Window(start, end) if (start, end) != (None, None) else None,
         )
 

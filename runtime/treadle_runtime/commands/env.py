@@ -216,6 +216,9 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
       treadle env promote dev production
       treadle env promote dev production --select +spend --yes
     """
+    from treadle.files import find_root
+    from treadle.select import Beside
+    from treadle.selectors import read_selectors
     from treadle_runtime.commands.console import ask, print_json
     from treadle_runtime.environments import stand_on
 
@@ -226,7 +229,8 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
         if select:
             environments.preview(source, target)
             graph = compile_project(folder, source)
-            steps = stand_on(graph, select, environments.state.environment(source), source)
+            beside = Beside(named=read_selectors(find_root(folder)).named)
+            steps = stand_on(graph, select, environments.state.environment(source), source, beside=beside)
         move = None if yes else environments.preview(source, target, steps=steps)
         if move is not None and not as_json and (move.changes or move.candidates):
             _print_names(move.changes)

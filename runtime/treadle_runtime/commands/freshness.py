@@ -83,7 +83,7 @@ def _sources(workspace: Workspace, selectors: Sequence[str]) -> list[Any]:
     from treadle.select import select
 
     graph = workspace.graph
-    chosen = set(select(graph, selectors))
+    chosen = set(select(graph, selectors, beside=workspace.beside(selectors)))
     wanted = chosen | graph.ancestors(chosen)
     return [step for step in graph if step.kind == "source" and step.id in wanted and "freshness" in step.settings]
 

@@ -11,9 +11,20 @@ from collections.abc import Iterator
 import click
 from click.core import ParameterSource
 
-_CARRIED = ("folder", "environment", "variables", "select", "exclude", "state", "as_of", "defer")
+_CARRIED = (
+    "folder",
+    "environment",
+    "variables",
+    "select",
+    "selector",
+    "exclude",
+    "state",
+    "as_of",
+    "defer",
+    "indirect",
+)
 """What says which project, which steps and which moment are meant; how to tell or to do it is said anew each time."""
-_SELECTION = ("select", "exclude", "state")
+_SELECTION = ("select", "selector", "exclude", "state")
 
 
 def next_command(*words: str) -> str:
@@ -36,7 +47,7 @@ def _carried(words: tuple[str, ...]) -> Iterator[str]:
     known = {option.name: option for option in _find(ctx, words).params if isinstance(option, click.Option)}
     if "--select" in words:
         given = {name: value for name, value in given.items() if name not in _SELECTION}
-    elif given.keys().isdisjoint(_SELECTION[:2]):
+    elif given.keys().isdisjoint(_SELECTION[:3]):
         given.pop("state", None)  # only a selection asks what it is compared with
     for name, value in given.items():
         option = known.get(name)

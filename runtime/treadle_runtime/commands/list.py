@@ -17,7 +17,7 @@ from treadle_runtime.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from treadle.comparison import Compared
+    from treadle.select import Beside
     from treadle.step import Graph, Step
 
 
@@ -44,11 +44,15 @@ def list_steps(
       treadle list --select kind:feature,+arrivals --json
       treadle list --select state:modified+ --state production
     """
-    from treadle.select import uses_state
+    from treadle.files import find_root
+    from treadle.select import SELECTORS_FILE, asked_beside
     from treadle_runtime.commands.console import print_json, to_lines, warn_of_nothing
 
-    if uses_state((*select, *exclude)):
-        steps = _compare(select, exclude, state, as_of, folder, environment, variables)
+    if asked_beside((*select, *exclude)) or (find_root(folder) / SELECTORS_FILE).is_file():
+        with open_project(folder, environment, variables, as_of) as workspace:  # which takes longer to load
+            request = workspace.request(select, exclude)
+            beside = workspace.beside(request.selectors, request.exclude, state=state)
+            steps = _choose(workspace.graph, request.selectors, request.exclude, beside)
     else:
         steps = _choose(compile_project(folder, environment, variables, as_of), select, exclude)
     if not steps:
@@ -75,23 +79,9 @@ def list_steps(
 
 
 def _choose(
-    graph: Graph, select: tuple[str, ...], exclude: tuple[str, ...], compared: Compared | None = None
+    graph: Graph, select: tuple[str, ...], exclude: tuple[str, ...], beside: Beside | None = None
 ) -> list[Step]:
     from treadle.select import select as choose
 
-    chosen = choose(graph, select, exclude, compared=compared)
+    chosen = choose(graph, select, exclude, beside=beside)
     return [step for step in graph if step.id in chosen]
-
-
-def _compare(
-    select: tuple[str, ...],
-    exclude: tuple[str, ...],
-    state: str | None,
-    as_of: str | None,
-    folder: Path,
-    environment: str | None,
-    variables: str | None,
-) -> list[Step]:
-    """Choose steps by comparing them with another side, which only an open project can look at."""
-    with open_project(folder, environment, variables, as_of) as workspace:
-        return _choose(workspace.graph, select, exclude, workspace.compare(state))

@@ -6,8 +6,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -55,11 +56,35 @@ def defer_option(command: F) -> F:
 
 
 def selection_options(command: F) -> F:
-    """Add --select, --exclude and --state."""
-    command = state_option(command)
-    command = click.option("--exclude", multiple=True, metavar="SELECTOR", help="Leave these steps out")(command)
-    text = "Only these steps: name, +name, name+, kind:, tag:, path:, pipeline:, state:modified, state:new"
-    return click.option("--select", "-s", multiple=True, metavar="SELECTOR", help=text)(command)
+    """Add --select, --selector, --exclude and --state; the command is given `selector:NAME` among what is selected."""
+
+    @wraps(command)
+    def with_named(*args: Any, select: tuple[str, ...], selector: tuple[str, ...], **rest: Any) -> Any:
+        return command(*args, select=(*select, *(f"selector:{name}" for name in selector)), **rest)
+
+    found: Any = state_option(with_named)
+    chosen = "Only these steps: name, +name, name+, @name, kind:, tag:, path:, state:modified, result:error, ..."
+    for name, metavar, text in (
+        ("--exclude", "SELECTOR", "Leave these steps out"),
+        ("--selector", "NAME", "Only what selectors.yml calls so"),
+        ("--select", "SELECTOR", chosen),
+    ):
+        short = ("-s",) if name == "--select" else ()
+        found = click.option(name, *short, multiple=True, metavar=metavar, help=text)(found)
+    return cast("F", found)
+
+
+def indirect_option(command: F) -> F:
+    """Add --indirect-selection."""
+    text = "Tests that come with a selection: if one of their tables is selected, if all are or stand above, if all are"
+    return click.option(
+        "--indirect-selection",
+        "indirect",
+        type=click.Choice(["eager", "buildable", "cautious", "empty"]),
+        default="eager",
+        show_default=True,
+        help=text,
+    )(command)
 
 
 def state_option(command: F) -> F:

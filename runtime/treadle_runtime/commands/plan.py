@@ -11,6 +11,7 @@ from treadle_runtime.commands.hint import next_command
 from treadle_runtime.commands.options import (
     as_of_option,
     defer_option,
+    indirect_option,
     json_option,
     open_project,
     project_options,
@@ -19,6 +20,7 @@ from treadle_runtime.commands.options import (
 
 if TYPE_CHECKING:
     from treadle.plan import PlannedStep
+    from treadle.select import Indirect
     from treadle_runtime.workspace import Workspace
 
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @selection_options
 @as_of_option
 @defer_option
+@indirect_option
 @click.option("--all", "show_all", is_flag=True, help="Show what is reused too")
 @project_options
 @json_option
@@ -35,6 +38,7 @@ def plan(
     state: str | None,
     as_of: str | None,
     defer: str | None,
+    indirect: Indirect,
     show_all: bool,
     folder: Path,
     environment: str | None,
@@ -53,15 +57,15 @@ def plan(
     from treadle_runtime.answers import Answers
     from treadle_runtime.commands.console import print_json, print_problem, to_lines, warn_of_nothing
 
-    is_brief = not (select or exclude or defer or show_all or as_json)
     with open_project(folder, environment, variables, as_of) as workspace:
+        is_brief = workspace.request(select, exclude).is_whole and not (defer or show_all or as_json)
         for warning in workspace.compiled.warnings if not as_json else ():
             print_problem(warning, severity="warning")
         answers = Answers(workspace, "plan", int)
         if is_brief and (n_reuse := answers.find()) is not None:
             _tell(workspace, 0, n_reuse)
             return
-        found = workspace.plan(select, exclude, defer=defer, state=state)
+        found = workspace.plan(select, exclude, defer=defer, state=state, indirect=indirect)
         if not found.steps:
             warn_of_nothing(select, exclude)
         if as_json:

@@ -57,8 +57,8 @@ def verify(
     with open_project(folder, environment, variables) as workspace:
         steps = None
         if select or exclude:
-            compared = workspace.compare(state) if selection.uses_state((*select, *exclude)) else None
-            steps = selection.select(workspace.graph, select, exclude, compared=compared)
+            beside = workspace.beside(select, exclude, state=state)
+            steps = selection.select(workspace.graph, select, exclude, beside=beside)
         report = check(workspace, steps=steps, threads=threads, repair=repair, on_wait=print_wait)
         commands = _next(report, environment or read_environments(workspace.root).default)
         if as_json:
