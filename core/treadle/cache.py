@@ -178,7 +178,7 @@ class _Cache:
             OSError, MsgspecError, KeyError: the cache is not there, or not whole.
         """
         head = msgspec.msgpack.decode(self.head_file.read_bytes(), type=_Head)
-        if head.treadle != _treadle(self.asked.root) or head.read_environ != self._digest_environ(head.read_environ):
+        if head.treadle != _treadle() or head.read_environ != self._digest_environ(head.read_environ):
             return None
         found = self._find(head)
         if found.problems:
@@ -318,7 +318,7 @@ class _Cache:
         stamps = {path: stamp for path, (stamp, _) in rest.files.items()}
         newest_ns = self.started_ns - _RACY_NS
         head = _Head(
-            treadle=_treadle(self.asked.root),
+            treadle=_treadle(),
             signature=Found(stamps, ()).signature,
             racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
             allow_paths=allow_paths,
@@ -385,12 +385,12 @@ def _sources_of(graph: Graph) -> tuple[Step, ...]:
     return tuple(step for step in graph if step.kind == "source")
 
 
-def _treadle(root: Path) -> str:
-    """Return which Treadle this is, with the libraries that can be imported beside it by the project at `root`."""
+def _treadle() -> str:
+    """Return which Treadle this is, with the libraries that are installed beside it."""
     with os.scandir(_PACKAGE) as entries:
         own = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
-    # `python -m` puts the folder first in which it was called: the project's own, or one around it.
-    folders = [path for path in sys.path if os.path.isdir(path) and not root.is_relative_to(os.path.abspath(path))]
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [path for path in (*named, *(p for p in sys.path if p.endswith("-packages"))) if os.path.isdir(path)]
     beside = [(path, os.stat(path).st_mtime_ns) for path in folders]
     machine = sys.version_info[:3], sys.platform, os.uname().machine
     return hashlib.sha256(repr((machine, own, beside)).encode()).hexdigest()
