@@ -389,6 +389,8 @@ def _treadle() -> str:
     """Return which Treadle this is, with the libraries that are installed beside it."""
     with os.scandir(_PACKAGE) as entries:
         own = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
-    beside = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [path for path in (*named, *(p for p in sys.path if p.endswith("-packages"))) if os.path.isdir(path)]
+    beside = [(path, os.stat(path).st_mtime_ns) for path in folders]
     machine = sys.version_info[:3], sys.platform, os.uname().machine
     return hashlib.sha256(repr((machine, own, beside)).encode()).hexdigest()

@@ -62,7 +62,9 @@ class Answers(Generic[T]):
 
     def _read_basis(self) -> str:
         work = self._workspace
+        # The catalog says where the store stands, and how the files are called that are read in place.
+        where = [str(work.store.root), [work.observed[s.id].listing for s in work.compiled.sources if s.is_inline]]
         sources = {name: observed.digest for name, observed in work.observed.items()}
         revision = work.state.revision(work.environment)
-        parts = [work.compiled.name, work.store.digest(), sources, revision]
+        parts = [work.compiled.name, work.store.digest(), sources, revision, where]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

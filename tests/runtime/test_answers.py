@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import duckdb
 import pytest
 
 from conftest import MakeProject, ProjectFolder, orders_csv
@@ -73,6 +75,47 @@ def test_any_change_is_noticed(churn: ProjectFolder, what: str) -> None:
     CHANGES[what](churn)
     for command in ("plan", "build"):
         assert not is_known(churn, command), command
+
+
+def test_project_that_was_moved_shows_its_own_tables(churn: ProjectFolder, tmp_path: Path) -> None:
+    for _ in range(2):
+        churn.treadle("build")
+    moved = ProjectFolder(tmp_path / "moved")
+    churn.root.rename(moved.root)
+    moved.treadle("build")
+    with duckdb.connect(str(moved.root / ".treadle/dev.duckdb"), read_only=True) as con:
+        assert con.execute("select count(*) > 0 from spend").fetchall() == [(True,)]
+
+
+def test_file_read_in_place_that_was_renamed(make_project: MakeProject) -> None:
+    project = make_project("features")
+    with duckdb.connect() as con:
+        con.execute(f"copy (select 1 as id) to '{project.root}/data/first.parquet'")
+    project.write("features/lying.yml", "sources: [{name: lying, path: 'data/*.parquet'}]")
+    for _ in range(2):
+        project.treadle("build")
+    (project.root / "data/first.parquet").rename(project.root / "data/second.parquet")
+    project.treadle("build")
+    with duckdb.connect(str(project.root / ".treadle/dev.duckdb"), read_only=True) as con:
+        assert con.execute("from lying").fetchall() == [(1,)]
+
+
+def test_library_that_is_upgraded_on_the_path_is_noticed(
+    make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    (library / "made-1.0.dist-info").mkdir(parents=True)
+    (library / "made.py").write_text("")
+    (library / "made-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: made\nVersion: 1.0\n")
+    code = "import made\nimport polars as pl\nfrom treadle import feature\n\n\n@feature()\ndef count(orders: pl.LazyFrame):\n"
+    project = make_project("features", {"features/count.py": f"{code}    made\n    return orders.select(pl.len())\n"})
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    for command in ("build", "build", "plan"):
+        project.run(command)
+    assert "nothing to do" in project.run("plan").stdout
+    (library / "made-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: made\nVersion: 2.0\n")
+    (library / "made-1.0.dist-info").rename(library / "made-2.0.dist-info")
+    assert "made 1.0 -> " in project.run("plan").stdout
 
 
 def test_touched_data_changes_nothing(churn: ProjectFolder) -> None:
