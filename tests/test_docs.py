@@ -12,6 +12,7 @@ import pytest
 from treadle.cli import treadle
 from treadle.errors import CODES
 from treadle.plugins import known_hooks
+from treadle.selectors import read_selectors
 from treadle.spec import DatasetSpec, EntitySpec, ModelSpec, PipelineSpec, ProjectSpec, SourceSpec
 from treadle.yamlfile import read_yaml
 
@@ -86,7 +87,7 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
-def test_yaml_in_the_readme_is_as_a_project_takes_it() -> None:
+def test_yaml_in_the_readme_is_as_a_project_takes_it(tmp_path: Path) -> None:
     """Every block that begins with the name of a YAML file, by the specs of its sections."""
     specs = {"sources": SourceSpec, "entities": EntitySpec, "datasets": DatasetSpec, "models": ModelSpec}
     specs |= {"pipelines": PipelineSpec}
@@ -94,6 +95,10 @@ def test_yaml_in_the_readme_is_as_a_project_takes_it() -> None:
     for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", (ROOT / "README.md").read_text(), re.MULTILINE):
         for text in re.split(r"(?=^    (?:# \w+/?[\w./]*\.|\$ |-- ))", block, flags=re.MULTILINE):
             if not re.match(r"    # [\w/]+\.yml", text):
+                continue
+            if "selectors.yml" in text.splitlines()[0]:
+                (tmp_path / "selectors.yml").write_text(textwrap.dedent(text))
+                seen |= read_selectors(tmp_path).named.keys()
                 continue
             value = read_yaml(textwrap.dedent(text), path="README.md").value
             if "treadle.yml" in text.splitlines()[0]:
@@ -104,7 +109,7 @@ def test_yaml_in_the_readme_is_as_a_project_takes_it() -> None:
                 seen.add(section)
                 for entry in entries:
                     specs[section].model_validate(entry)
-    assert {*specs, "environments", "vars"} <= seen
+    assert {*specs, "environments", "vars", "nightly"} <= seen
 
 
 def test_every_hook_is_documented_and_used_by_a_plugin() -> None:
