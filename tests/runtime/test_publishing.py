@@ -12,7 +12,6 @@ from treadle_runtime.publishing import publish
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
-
     from treadle_runtime.jobs import JobMaker
 
 VIEW = {"features/recent.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where n > 1"}

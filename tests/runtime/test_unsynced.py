@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from treadle_runtime.lock import hold_lock
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
+    from treadle_runtime.store import Store
 
 pytestmark = pytest.mark.skipif(not disk.HAS_SYNCFS, reason="every version is waited for by itself here")
 
@@ -181,6 +183,35 @@ def test_what_a_killed_run_published_is_withdrawn_too(
             project.build()
     assert project.metas() == {}
     assert len(project.build().of("built")) == 4
+
+
+def publish(store: Store, name: str) -> str:
+    """Publish a version as a step of a run does; return its fingerprint."""
+    fingerprint = hashlib.sha256(name.encode()).hexdigest()
+    with store.claim(fingerprint), store.draft(fingerprint, kind="feature") as draft:
+        (draft.folder / "data.txt").write_text(name)
+        draft.publish([], {})
+    return fingerprint
+
+
+def test_failed_wait_takes_nothing_that_another_run_has_waited_for(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    with project.open() as workspace, hold_lock(project.root / ".treadle/runs" / f"{RUN}.lock"):
+        store = workspace.store
+        with monkeypatch.context() as faulty:
+            with pytest.raises(StoreError, match=r"may not be on the disk: 1 version\b"), store.grouped(RUN):
+                before = publish(store, "before")
+                project.treadle("build", "--env", "prod")
+                after = publish(store, "after")
+                fail_to_write(faulty)
+        published = workspace.state.environment("prod")
+        assert len(published) == 4
+        assert store.fingerprints() == {before, *published.values()}
+        assert after not in store.fingerprints()
+    with duckdb.connect(str(project.root / ".treadle/prod.duckdb"), read_only=True) as con:
+        assert con.execute("select count(*) from spend").fetchall() == [(300,)]
 
 
 @pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
