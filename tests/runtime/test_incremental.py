@@ -567,6 +567,33 @@ def test_row_that_no_interval_holds_is_never_lost_silently(
     assert f"\n  {why}\n  fix: {fix}" in text
 
 
+@pytest.mark.parametrize(
+    ("lookback", "last", "interval", "reads"),
+    [
+        ("1d", ["2024-01-02 03:00:00"], "2024-01-03", "2024-01-02 up to 2024-01-04"),
+        ("2d", ["2024-01-02 03:00:00"], "2024-01-04", "2024-01-02 up to 2024-01-05"),
+        ("36h", ["2024-01-02 13:00:00"], "2024-01-04", "2024-01-02T12:00 up to 2024-01-05"),
+        ("2d", ["2024-01-02 03:00:00", "2024-01-03 18:00:00"], "2024-01-04", "2024-01-02 up to 2024-01-05"),
+    ],
+)
+def test_row_of_the_newest_data_is_not_lost_until_newer_data_finds_it(
+    project: ProjectFolder, lookback: str, last: list[str], interval: str, reads: str
+) -> None:
+    for day in range(1, 5):
+        (project.root / f"data/orders-{day:02}.csv").unlink()
+    project.write("data/orders-01.csv", day_csv(1, [("u", "18:00:00", 1)]))
+    select = "user, ts - interval 15 hours as ts, amount from {{ ref('orders') }}"
+    project.write("features/daily.sql", feature(select, f"lookback='{lookback}'"))
+    assert version(project.build()).rows == 1
+    project.write("data/orders-02.csv", f"{HEAD}\n" + "".join(f"v,{moment},2\n" for moment in last))
+    text = problem(project)
+    assert f'error[TR731]: a row of feature "daily", coming interval {interval} lies outside of it\n' in text
+    assert f"\n  it is made from rows of {reads}, which its own interval does not read\n" in text
+    assert "user=v, ts=2024-01-01 " in text
+    project.write("data/orders-02.csv", day_csv(2, [("v", "18:00:00", 2)]))
+    assert rows(version(project.build())) == [("u", datetime(2024, 1, 1, 3), 1), ("v", datetime(2024, 1, 2, 3), 2)]
+
+
 def test_rows_outside_of_all_intervals_are_counted(project: ProjectFolder) -> None:
     add_days(project)
     project.write("features/daily.sql", feature(SPINE))
