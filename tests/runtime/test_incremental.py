@@ -1005,6 +1005,29 @@ def test_intervals_that_no_table_has_yet_may_be_computed_from_damage(project: Pr
     project.json("verify")
 
 
+LEAF = "{{ config(materialized='table') }}\nselect count(*) as n from {{ ref('others') }}\n"
+
+
+def test_damage_of_what_no_incremental_feature_reads_leaves_backfills_alone(project: ProjectFolder) -> None:
+    project.write("data/others.csv", "user\nu1\nu2\n")
+    project.edit("features/orders.yml", "entities:", "  - {name: others, path: data/others.csv}\nentities:")
+    project.write("features/leaf.sql", LEAF)
+    project.write("features/below.sql", LEAF.replace("'others'", "'leaf'"))
+    built = project.build("orders", "below")
+    project.build("daily", window=Window())
+    pieces = pieces_of(project)
+    part = version(built, "leaf").folder / "part-0.parquet"
+    part.chmod(0o644)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert [(each["status"], each["step"]) for each in wrong] == [("damaged", "leaf"), ("suspect", "below")]
+    assert pieces_of(project) == pieces
+    assert computed(project.build()) == (0, 4)
+    project.json("verify")
+
+
 def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(project: ProjectFolder) -> None:
     before = version(project.build())
     flip(project, before, 2)

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from records import record_version
 
 from treadle_runtime.lineage import find_suspects
 from treadle_runtime.state import State
@@ -41,7 +42,7 @@ def test_suspects_are_those_that_go_back_to_damage(tmp_path: Path, seed: int) ->
                 state.record_inlined(fingerprint, step=f"s{n}", components={**components, "kind": "feature/1"})
             else:
                 put(store, fingerprint, kind)
-                state.record_version(fingerprint, step=f"s{n}", kind=kind, components=components)
+                record_version(state, fingerprint, step=f"s{n}", kind=kind, components=components)
         stored = [fingerprint for fingerprint in kinds if kinds[fingerprint] != "view"]
         damaged = set(rng.sample(stored, 3))
         found = find_suspects(store, state, damaged)
@@ -74,10 +75,15 @@ def test_pieces_and_all_that_have_them_share_what_they_were_computed_from(tmp_pa
             kind = "source" if read is None else "feature"
             components = {"kind": f"{kind}/1"} | ({"input:rows": read} if read else {})
             put(store, fingerprint, kind, {"intervals": [["2024-01-01", piece] for piece in owned]})
-            state.record_version(fingerprint, step="s", kind=kind, components=components)
+            record_version(state, fingerprint, step="s", kind=kind, components=components)
         for piece in (*pieces, backfilled):
             put(store, piece, "interval")
         put(store, file, "file")
         found = find_suspects(store, state, {source})
         assert found.keys() == {old, new, *pieces[:3], backfilled}
         assert find_suspects(store, state, set()) == {}
+        below = {source: frozenset({"feature", "test"})}
+        assert find_suspects(store, state, {source}, kinds_below=below).keys() == {old, new, *pieces[:3]}
+        below = {source: frozenset({"interval"}), other: frozenset({"test"})}
+        assert backfilled in find_suspects(store, state, {source}, kinds_below=below)
+        assert find_suspects(store, state, {source, other}, kinds_below=below)[backfilled] == {source}
