@@ -88,20 +88,25 @@ def settle(root: Path, *, withdraw: Withdraw) -> None:
     Raises:
         StoreError: TR803 disk full, TR805 what was published could not be written.
     """
-    if disk.names_in(_folder(root)):
+    if notes(root):
         with disk.watched_file_system(root / "store") as sync:
             _settle(root, sync, withdraw)
+
+
+def notes(root: Path) -> frozenset[str]:
+    """Return the runs whose versions may not be on the disk yet."""
+    return frozenset(disk.names_in(_folder(root)))
 
 
 def _settle(root: Path, sync: Callable[[], None], withdraw: Withdraw, *, run_id: str = "") -> None:
     """Wait, and remove the notes of runs that were killed, and of one that ends."""
     folder = _folder(root)
-    notes = disk.names_in(folder)
+    noted = disk.names_in(folder)
     # Looked at before the wait: what a run publishes that ends after it is not waited for. A note of another boot is
     # for `recovery`: no wait brings back what is lost.
     cut_off = find_cut_off(root)
-    over = [name for name in notes if name == run_id or not (name in cut_off or _is_in_work(root, name))]
-    in_work = [folder / name for name in notes if name not in over and name not in cut_off]
+    over = [name for name in noted if name == run_id or not (name in cut_off or _is_in_work(root, name))]
+    in_work = [folder / name for name in noted if name not in over and name not in cut_off]
     moment = _between_ticks() if in_work else 0.0
     try:
         with storage_errors(root / "store"):

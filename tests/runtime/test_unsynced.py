@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -254,6 +256,32 @@ def test_environment_is_moved_to_what_is_on_the_disk(
     file = note(project, BOOT.read_text().strip())
     project.treadle("env", *command)
     assert not file.exists()
+
+
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_nobody_waits_for_the_state_while_a_move_waits_for_the_disk(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    sync, later = disk._sync_file_system, file.with_name("20260101T000001-cd34")
+    waits = 0
+
+    def write_meanwhile(descriptor: int, path: Path) -> None:
+        nonlocal waits
+        waits += 1
+        with closing(sqlite3.connect(project.root / ".treadle/state.db", timeout=0)) as con:
+            con.execute("BEGIN IMMEDIATE")
+        if waits == 1:  # a run that has begun meanwhile, and was killed
+            later.write_text(BOOT.read_text().strip())
+        sync(descriptor, path)
+
+    monkeypatch.setattr(disk, "_sync_file_system", write_meanwhile)
+    project.treadle("env", *command)
+    assert waits == 2
+    assert not file.exists()
+    assert not later.exists()
 
 
 @pytest.mark.parametrize(
