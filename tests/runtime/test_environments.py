@@ -210,7 +210,8 @@ def test_promote_gives_only_what_was_shown(shop: ProjectFolder) -> None:
         assert process.stdout is not None
         shown = ""
         while not shown.endswith("? [y/N]: "):
-            assert (character := process.stdout.read(1)), shown
+            character = process.stdout.read(1)
+            assert character, shown
             shown += character
         change_spend(shop, 1)
         shop.build()

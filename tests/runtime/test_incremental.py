@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,12 +24,16 @@ import pytest
 
 from treadle.errors import StoreError
 from treadle.names import parse_moment_us
+from treadle_runtime import attempts
 from treadle_runtime.engine import view_sql
 from treadle_runtime.intervals import Window, find_pieces
 from treadle_runtime.store import Store
+from treadle_runtime.timelimit import TimeLimit
 from treadle_runtime.version import from_meta, to_meta
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import Built, MakeProject, ProjectFolder
     from treadle_runtime.store import Version
 
@@ -815,19 +821,30 @@ def test_builds_at_once_compute_each_interval_once(project: ProjectFolder) -> No
     assert project.leftovers() == []
 
 
-def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(project: ProjectFolder) -> None:
+def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands while anything is computed, and goes on by an hour whenever the step waits."""
     piece = sorted(find_pieces(version(project.build()).info))[0]
     shutil.rmtree(project.root / ".treadle/store")
     project.write("features/daily.sql", feature(DAILY, "timeout='2s'"))
-    with Store(project.root / ".treadle", owner="treadle run").claim(piece):
-        build = project.start("build")
-        assert build.stderr is not None
-        while "daily" not in (line := build.stderr.readline()) or "waits" not in line:
-            assert line
-        time.sleep(3)
-        assert build.poll() is None
-    _, stderr = build.communicate(timeout=60)
-    assert build.returncode == 0, stderr
+    now_s, has_waited = 0.0, threading.Event()
+
+    class Hourly(TimeLimit):
+        @contextmanager
+        def waiting(self) -> Iterator[None]:
+            nonlocal now_s
+            with super().waiting():
+                now_s += 3600
+                has_waited.set()
+                yield
+
+    monkeypatch.setattr(attempts, "TimeLimit", lambda seconds: Hourly(seconds, clock=lambda: now_s))
+    with ThreadPoolExecutor(1) as pool:
+        with Store(project.root / ".treadle", owner="treadle run").claim(piece):
+            built = pool.submit(project.build)
+            assert has_waited.wait(timeout=60)
+        assert computed(built.result()) == (4, 4)
 
 
 def test_builds_of_other_data_share_the_intervals_that_are_the_same(project: ProjectFolder) -> None:
