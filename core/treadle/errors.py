@@ -109,6 +109,7 @@ CODES: Mapping[str, str] = {
     "TR805": "the store cannot be written",
     "TR806": "another program holds the catalog",
     "TR807": "not built yet",
+    "TR808": "what was shown has changed meanwhile",
 }
 """Every code and what it says; the table in core/README.md is the same."""
 

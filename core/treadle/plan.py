@@ -75,7 +75,8 @@ class PlannedStep(Struct, frozen=True, gc=False):
             of its readers).
         reason: one phrase.
         changes: in what it differs from the environment's version.
-        is_selected: whether the selection asked for it; else another step needs it.
+        is_selected: whether the selection asked for it; else another step needs it, or it joins as a test of what is
+            published anew.
         is_refreshed: whether it is computed although its version stands.
     """
 
@@ -173,8 +174,8 @@ def make_plan(
         identities, opponents = _identify(graph, known, as_of, run, day, stand_in)
     reasons = dict.fromkeys(deferred, f"deferred to {defer.environment}") if defer else {}
     steps = _needed(graph, identities, known, selected, full_refresh, reasons)
-    if more := _ungated(graph, identities, known, steps, deferred, gates - selected):
-        steps = _needed(graph, identities, known, selected | more, full_refresh, reasons)
+    if joined := _ungated(graph, identities, known, steps, deferred, gates - selected):
+        steps = _needed(graph, identities, known, selected, full_refresh, reasons, joined)
     return Plan(graph, identities, steps, opponents, as_of, frozenset(deferred))
 
 
@@ -234,21 +235,24 @@ def _needed(
     selected: frozenset[str],
     full_refresh: bool,
     deferred: Mapping[str, str],
+    joined: frozenset[str] = frozenset(),
 ) -> tuple[PlannedStep, ...]:
+    """Return the steps that are selected, that join them, or that one of these cannot do without."""
     found: dict[str, PlannedStep] = {}
     needed: dict[str, str] = {}
     for step in reversed(list(graph)):
         is_selected = step.id in selected
-        if not is_selected and step.id not in needed:
+        is_asked = is_selected or step.id in joined
+        if not is_asked and step.id not in needed:
             continue
         identity = identities[step.id]
         is_built = identity.fingerprint in known.built and not (full_refresh and is_selected)
-        if not is_selected and is_built and step.id not in deferred:
+        if not is_asked and is_built and step.id not in deferred:
             continue
         action: Action = "inline" if step.is_inline else "reuse" if is_built else "build"
         changes = () if step.id in deferred else _changes(step, identity, known)
         reason = deferred.get(step.id) or _reason(step, identity, known, changes, action)
-        if not is_selected and action == "build":
+        if not is_asked and action == "build":
             reason += f"; needed by {needed[step.id]}"
         is_refreshed = full_refresh and identity.fingerprint in known.built and action == "build"
         if is_refreshed:

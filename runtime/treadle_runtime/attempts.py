@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 import duckdb
@@ -23,6 +23,7 @@ from treadle.step import Step
 from treadle_runtime.engine import Connection
 from treadle_runtime.job import Job
 from treadle_runtime.session import Lend
+from treadle_runtime.timelimit import TimeLimit
 
 _AGAIN_S = 0.02
 _MAX_PAUSE_S = 60.0
@@ -34,21 +35,17 @@ class Attempt:
     """One try.
 
     Args:
-        timeout_s: how long it may compute, from its first connection or from its worker's start and without what it
-            waits for others; None for ever.
+        timeout_s: how long it may compute, from its first connection or from its worker's start, and without the time
+            in which one of its threads waits for another process; None for ever.
     """
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self.has_expired = False
-        self._timeout_s = timeout_s
+        self._limit = TimeLimit(timeout_s) if timeout_s is not None else None
         self._is_over = threading.Event()
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
         self._kill: Callable[[], None] | None = None
-        self._clock: threading.Thread | None = None
-        self._deadline_s = 0.0
-        self._n_waiting = 0
-        self._waits_since_s = 0.0
 
     def lending(self, lend: Lend) -> Lend:
         """Return what lends a connection and notes it as long as it is lent."""
@@ -79,20 +76,9 @@ class Attempt:
             with self._lock:
                 self._kill = None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let the clock stand within the block, in which a thread of the try waits for another process."""
-        with self._lock:
-            self._n_waiting += 1
-            if self._n_waiting == 1:
-                self._waits_since_s = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._n_waiting -= 1
-                if not self._n_waiting:
-                    self._deadline_s += time.monotonic() - self._waits_since_s
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return a block in which a thread of the try waits for another process, and the clock stands."""
+        return self._limit.waiting() if self._limit is not None else nullcontext()
 
     def end(self) -> None:
         """End what runs at this moment. A query that begins later goes on: call it until the step has ended."""
@@ -108,20 +94,11 @@ class Attempt:
         self._is_over.set()
 
     def _start_clock(self) -> None:
-        with self._lock:
-            if self._timeout_s is None or self._clock is not None:
-                return
-            self._deadline_s = time.monotonic() + self._timeout_s
-            self._clock = threading.Thread(target=self._expire, daemon=True)
-        self._clock.start()
+        if self._limit is not None and self._limit.start():
+            threading.Thread(target=self._expire, args=(self._limit,), daemon=True).start()
 
-    def _left_s(self) -> float:
-        """Return for how long it is certain that the time is not over; 0 when it is."""
-        with self._lock:
-            return _AGAIN_S if self._n_waiting else max(0.0, self._deadline_s - time.monotonic())
-
-    def _expire(self) -> None:
-        while left_s := self._left_s():
+    def _expire(self, limit: TimeLimit) -> None:
+        while left_s := limit.left_s():
             if self._is_over.wait(left_s):
                 return
         self.has_expired = True

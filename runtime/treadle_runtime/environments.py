@@ -2,19 +2,20 @@
 
 A move writes the map, the candidates and an entry of the history in one durable transaction: who reads meanwhile sees
 the old map or the new one. No data moves, for all environments stand on one store. A version that `clean` removed
-cannot be stood on again, so every move looks for the versions first, while nothing can be removed, and waits until they
-are on the disk: one that a killed run made again may not be.
+cannot be stood on again, so every move looks for the versions first, while nothing can be removed; and before, it waits
+until what stands is on the disk: what a killed run made again may not be.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from treadle import select
-from treadle.errors import Problem, UsageError
+from treadle.errors import Problem, StoreError, UsageError
 from treadle_runtime.registry import Registry
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class Environments:
         pairs = {step: (ours.get(step), theirs.get(step)) for step in sorted({*ours, *theirs})}
         return {step: pair for step, pair in pairs.items() if pair[0] != pair[1]}
 
-    def promote(self, source: str, target: str, *, steps: Iterable[str] | None = None) -> Move:
+    def promote(
+        self, source: str, target: str, *, steps: Iterable[str] | None = None, shown: Move | None = None
+    ) -> Move:
         """Give an environment the map of another, and its pipelines' candidates.
 
         The champion stays: it is moved by `Registry.promote` alone, which looks at the gates.
@@ -110,22 +113,27 @@ class Environments:
             target: whose map changes.
             steps: ids of the steps whose versions move; the others stay. None: all, and what the source does not have
                 leaves the target.
+            shown: what `preview` told and somebody agreed to: nothing else is done. None: whatever it is.
 
         Raises:
             UsageError: TR603, they are the same; TR807, nothing is published in the source, or a version that its map
                 names is not in the store.
-            StoreError: TR803, TR805, what was published could not be written, and is withdrawn.
+            StoreError: TR803, TR805, what was published could not be written, and is withdrawn; TR808, what would
+                change is not what was shown.
         """
-        with self.state.transaction(durable=True) as con:
+        with self._moving() as con:
             wanted, candidates = self._promotion(source, target, steps)
-            self.store.settle()
+            if shown is not None:
+                _check_shown(shown, self._preview(target, wanted, candidates), source, target)
             moved = self._point_candidates(con, target, candidates)
             changes = self.state.write_map(con, target, wanted, command=self.command)
         return Move(changes, moved)
 
     def preview(self, source: str, target: str, *, steps: Iterable[str] | None = None) -> Move:
         """Return what `promote` would change now, or raise what it would raise."""
-        wanted, candidates = self._promotion(source, target, steps)
+        return self._preview(target, *self._promotion(source, target, steps))
+
+    def _preview(self, target: str, wanted: Mapping[str, str | None], candidates: Mapping[str, int]) -> Move:
         ours, now = self.state.environment(target), self._candidates(target)
         changes = {step: (ours.get(step), after) for step, after in wanted.items() if ours.get(step) != after}
         return Move(changes, {name: number for name, number in candidates.items() if now.get(name) != number})
@@ -163,13 +171,12 @@ class Environments:
                 not in the store any more.
             StoreError: TR803, TR805, what was published could not be written, and is withdrawn.
         """
-        with self.state.transaction(durable=True) as con:
+        with self._moving() as con:
             target = self._target(env, to)
             wanted = self._map_at(env, target)
             if not wanted:
                 raise _nothing_before(env, f"after publication {target} its map was empty")
             self._check_standing(wanted, f'the map of "{env}" after publication {target} names', env)
-            self.store.settle()
             gone = self.state.environment(env).keys() - wanted.keys()
             row = self.state.read("SELECT candidates FROM publications WHERE id = ?", (target,))[0]
             moved = self._point_candidates(con, env, json.loads(row[0] or "{}"))
@@ -184,6 +191,20 @@ class Environments:
             gone = dict.fromkeys(self.state.environment(env))
             changes = self.state.write_map(con, env, gone, command=self.command)
         return Move(changes, {})
+
+    @contextmanager
+    def _moving(self) -> Iterator[sqlite3.Connection]:
+        """Begin the transaction of a move, once all that stands is on the disk.
+
+        That may take long, and meanwhile nobody could write to the state: so it is waited for before, and again where
+        a run has begun to publish in between.
+        """
+        while True:
+            waited_for = self.store.settle()
+            with self.state.transaction(durable=True) as con:
+                if self.store.unsettled() <= waited_for:
+                    yield con
+                    return
 
     def _candidates(self, env: str) -> dict[str, int]:
         aliases = Registry(self.state).aliases(env)
@@ -275,6 +296,17 @@ def stand_on(
         if more_steps <= found:
             return select.with_tests(graph, found)
         found |= more_steps
+
+
+def _check_shown(shown: Move, found: Move, source: str, target: str) -> None:
+    if shown == found:
+        return
+    before, after = ({**move.changes, **move.candidates} for move in (shown, found))
+    differing = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
+    more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+    what = f'what is to be promoted from "{source}" to "{target}" is no longer what was shown'
+    fix = "run the same command again, and look at what it shows now"
+    raise StoreError(Problem("TR808", what, why=", ".join(differing[:_MAX_NAMED]) + more, fix=fix))
 
 
 def _nothing_before(env: str, why: str) -> UsageError:

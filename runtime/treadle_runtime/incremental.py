@@ -64,6 +64,7 @@ def run_incremental(job: Job, lend: Lend, pieces: Pieces) -> Made:
         if not versions:
             columns, notes = query.write(NOTHING, job.folder).columns, query.count_left_out(NOTHING, NOTHING)
             return Made(columns, info={"intervals": []}, notes=notes, times={PART: ()}, pieces=(0, 0))
+        query.check_coming(intervals[-1])
         notes = query.count_left_out(intervals[0], intervals[-1])
     return replace(_assemble(job, setting, intervals, versions), notes=notes, pieces=(n_new, len(versions)))
 

@@ -3,13 +3,15 @@
 A version's recorded components name the fingerprints of what it read. What compares all that it reads with its digests
 (see `intact`) read nothing that was damaged, but may have read what was computed from damage; a view passes on what it
 stands on. A version that is put together from pieces says which in its meta.json: what one of them was computed from,
-all versions with it were. Where nothing tells what a version was computed from, it may have been anything.
+all versions with it were. Where nothing tells what a version was computed from (an interval that was backfilled, a
+version whose run was killed), it may have been anything that a step of its kind reads, as the project's files stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from treadle.errors import StoreError
 from treadle_runtime.intact import compares_all
@@ -21,11 +23,19 @@ _FROM_OUTSIDE = frozenset({"source", "file"})
 """Kinds of versions that are made from no other."""
 
 
-def find_suspects(store: Store, state: State, damaged: Collection[str]) -> dict[str, frozenset[str]]:
+def find_suspects(
+    store: Store,
+    state: State,
+    damaged: Collection[str],
+    *,
+    kinds_below: Mapping[str, frozenset[str]] = MappingProxyType({}),
+) -> dict[str, frozenset[str]]:
     """Return what may have been computed from damaged versions: fingerprint -> which of these it goes back to.
 
     Args:
         damaged: fingerprints of versions whose bytes are no longer as they were written, though they open well.
+        kinds_below: damaged version -> kinds of the versions and pieces that are made from what its step makes; one
+            that is not named may have been read by anything.
 
     Returns:
         only versions that stand in the store and are not damaged themselves.
@@ -41,7 +51,8 @@ def find_suspects(store: Store, state: State, damaged: Collection[str]) -> dict[
     suspects: dict[str, set[str]] = {}
     for root in damaged:
         reached: set[tuple[str, bool]] = set()
-        left = [(root, True), *((fingerprint, False) for fingerprint in untold)]
+        below = kinds_below.get(root)
+        left = [(root, True), *((each, False) for each, kind in untold.items() if below is None or kind in below)]
         while left:
             found = left.pop()
             if found in reached:
@@ -92,12 +103,12 @@ def _relate(pieces: Mapping[str, set[str]]) -> Mapping[str, list[str]]:
     return related
 
 
-def _find_untold(store: Store, fingerprints: Iterable[str]) -> list[str]:
-    """Return versions of which neither the state nor another version tells: an interval of a backfill, for one."""
-    found = []
+def _find_untold(store: Store, fingerprints: Iterable[str]) -> Mapping[str, str]:
+    """Return version -> kind, of those of which neither the state nor another version tells."""
+    found = {}
     for fingerprint in fingerprints:
         with suppress(StoreError):
             version = store.read(fingerprint)
             if version is not None and version.kind not in _FROM_OUTSIDE:
-                found.append(fingerprint)
+                found[fingerprint] = version.kind
     return found

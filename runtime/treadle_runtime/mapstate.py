@@ -10,7 +10,7 @@ from treadle_runtime.statefile import StateFile, dump_json
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class MapState(StateFile):
         drop: Iterable[str] = (),
         candidates: Sequence[Candidate] = (),
         inlined: Iterable[Inlined] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> Published:
         """Publish what a run built, in one durable transaction: the map, its history, the registry.
 
@@ -155,11 +156,13 @@ class MapState(StateFile):
             drop: ids of steps that left the graph.
             candidates: what the pipelines chose; one that passed its gates becomes `candidate`.
             inlined: what is published and has no version.
+            check: is called within the transaction, while nothing can be removed; raises to give up.
 
         Returns:
             what changed; where nothing did, no history is written.
         """
         with self.transaction(durable=True) as con:
+            check()
             self._record_inlined(con, inlined)
             registered = tuple(self._register(con, env, run_id, each) for each in candidates)
             command = self.read("SELECT coalesce(max(command), '') FROM runs WHERE id = ?", (run_id,))[0][0]

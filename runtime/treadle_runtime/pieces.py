@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from treadle.errors import Problem, StepError
+from treadle.errors import Problem, StepError, StoreError
 from treadle_runtime.job import Made
 from treadle_runtime.store import Part, Store, Version
 
@@ -60,7 +60,7 @@ class Pieces:
         n_helpers: how many threads may help.
         is_stopped: whether the run was interrupted, so that no further piece is begun.
         check: raises where parts of a version that a piece is about to read are no longer as they were written.
-        is_doubted: whether the pieces that the store holds are compared with their digests, and damaged ones replaced.
+        is_doubted: whether the pieces that the store holds are compared with their digests before they are used.
 
     Attributes:
         again: (what stands, what was made and dropped) of each piece that was computed although it stood.
@@ -101,6 +101,7 @@ class Pieces:
 
         Raises:
             StepError: of the first piece that failed; the others that were computed are kept.
+            StoreError: TR804, a piece that the store holds is damaged.
         """
         if self._hold is not None:
             self._hold([piece.fingerprint for piece in pieces])
@@ -117,12 +118,10 @@ class Pieces:
         return len(self.store.built(piece.fingerprint for piece in pieces))
 
     def _one(self, piece: Piece, kind: str, anew: bool) -> tuple[Version, bool]:
-        if not anew and not self._is_doubted and (version := self.store.read(piece.fingerprint)) is not None:
+        if not anew and (version := self._standing(piece.fingerprint)) is not None:
             return version, False
         with self._claim(piece.fingerprint):
-            if self._is_doubted and self.store.find_damage(piece.fingerprint):
-                self.store.remove([piece.fingerprint])
-            if not anew and (version := self.store.read(piece.fingerprint)) is not None:
+            if not anew and (version := self._standing(piece.fingerprint)) is not None:
                 return version, False
             with self.store.draft(piece.fingerprint, kind=kind) as draft:
                 made = piece.make(draft.folder)
@@ -132,6 +131,13 @@ class Pieces:
         if draft.dropped is not None:
             self.again.append((version, draft.dropped))
         return version, True
+
+    def _standing(self, fingerprint: str) -> Version | None:
+        """Return the version of a piece, or None when it was never computed."""
+        version = self.store.read(fingerprint)
+        if version is not None and self._is_doubted and (damage := self.store.verify(version)):
+            raise StoreError(damage)
+        return version
 
 
 class _Work:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from treadle.errors import Problem
+from treadle.errors import Problem, StoreError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime.mapstate import Candidate, Inlined
@@ -17,6 +17,9 @@ from treadle_runtime.views import write_views
 
 if TYPE_CHECKING:
     from treadle_runtime.jobs import JobMaker
+
+
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,17 @@ def publish(
         state: where the map is written.
         jobs: returns what knows what views and sources in place stand for.
         on_wait: called with who writes the catalog, before this process waits for that.
+
+    Raises:
+        StoreError: TR807, a version that the run built or reused is gone; TR803, TR805, what was published could not
+            be written, and is withdrawn.
     """
     environment, graph = plan.graph.environment, plan.graph
+    store.settle()
     current = state.environment(environment)
     done = _done(plan, run)
     built = store.fingerprints()
-    store.settle()
+    # What was only read by what stands may be gone: nothing of the run needed it.
     mapping = {
         step_id: plan.identities[step_id].fingerprint
         for step_id in done
@@ -72,6 +80,7 @@ def publish(
         drop=[step_id for step_id in current if step_id not in graph.steps],
         candidates=[found for step in judged if (found := _candidate(plan, step, store)) is not None],
         inlined=_inlined(plan, standing, jobs),
+        check=lambda: _check_standing(plan, store, mapping.keys() | (_relied_on(run) - plan.deferred)),
     )
     candidates, rejected = (
         {each.pipeline: each.number for each in published.registered if each.passed is passed}
@@ -81,6 +90,24 @@ def publish(
     has_changed = bool(published.changes)
     warnings = write_views(state, store, environment, has_changed=has_changed, known=known, on_wait=on_wait)
     return PublishedRun(candidates, rejected, warnings)
+
+
+def _relied_on(run: Run) -> set[str]:
+    """Return the ids of the steps whose versions the run built, or took as they stood."""
+    return {step_id for step_id, result in run.results.items() if result.status in ("built", "reused")}
+
+
+def _check_standing(plan: Plan, store: Store, step_ids: Iterable[str]) -> None:
+    """Refuse a map without the versions that the run relies on: a smaller one would be taken for the whole."""
+    wanted = {s: plan.identities[s].fingerprint for s in sorted(step_ids) if not plan.graph[s].is_inline}
+    standing = store.built(wanted.values())
+    lost = [f"{step_id} ({found[:12]})" for step_id, found in wanted.items() if found not in standing]
+    if not lost:
+        return
+    what = f'nothing is published in "{plan.graph.environment}": what the run relies on is not in the store any more'
+    more = f" and {len(lost) - _MAX_NAMED} more" if len(lost) > _MAX_NAMED else ""
+    fix = "run the same command again: it is built anew"
+    raise StoreError(Problem("TR807", what, why=", ".join(lost[:_MAX_NAMED]) + more, fix=fix))
 
 
 def _inlined(plan: Plan, standing: Mapping[str, str], jobs: Callable[[], JobMaker]) -> list[Inlined]:

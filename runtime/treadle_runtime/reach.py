@@ -6,7 +6,8 @@
     without a finite time       an error
 
 A row of tables without a time comes out of every interval, and the one it lies in keeps it. What lies before the first
-interval or after the last one is left out and counted.
+interval or after the last one is left out and counted. The intervals after the last one, as far as they look back on
+rows that are there, are asked for what is beyond them too: so a row that is an error tomorrow is one today.
 """
 
 from __future__ import annotations

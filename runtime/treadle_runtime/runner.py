@@ -278,7 +278,7 @@ class Runner:
             is_stopped=self._attempts.stopped.is_set,
             check=partial(self.maker.intact.check, reader=planned.step),
             # What was built before and is gone may have been taken away because it was damaged.
-            is_doubted=self.state.has_version(planned.fingerprint),
+            is_doubted=self.store.read(planned.fingerprint) is None and self.state.has_version(planned.fingerprint),
         )
 
     def _logs(self, run: Run) -> Path:

@@ -248,13 +248,23 @@ class Store:
             finally:
                 self.is_grouped = False
 
-    def settle(self) -> None:
+    def settle(self) -> frozenset[str]:
         """Wait until all versions that stand are on the disk, whichever run published them.
+
+        Returns:
+            The runs that were waited for. As long as `unsettled` names no other, all that stands is on the disk, but
+            for what these have published since.
 
         Raises:
             StoreError: TR803 disk full, TR805 what was published could not be written, and is withdrawn.
         """
+        runs = self.unsettled()
         unsynced.settle(self.root, withdraw=self._withdraw_since)
+        return runs
+
+    def unsettled(self) -> frozenset[str]:
+        """Return the runs whose versions may not be on the disk yet."""
+        return unsynced.notes(self.root)
 
     def _withdraw_since(self, since: float) -> int:
         """Remove all versions that were published since a moment; return how many."""

@@ -1,6 +1,6 @@
 """Versions that are published before they are on the disk: one wait for a run, instead of several for each version.
 
-    .treadle/unsynced/<run>    the boot under which the run publishes so
+    .treadle/unsynced/<run>    the boot under which the run publishes so; its time: what was published before is safe
 
 A rename shows a version to every process at once, wherever its bytes are by then: a process that is killed loses
 nothing, only the loss of power does. So a run notes itself here, and sees the note safe on the disk, before it
@@ -10,7 +10,10 @@ wait for, and the note of a run that was killed goes when somebody has.
 
 What the kernel fails to write it tells once, to whoever had the file system open before: so a run opens it before it
 writes anything. Nobody can tell which bytes are lost, and reading shows those in memory. So all is withdrawn that was
-published since the notes that were waited for, whoever made it: an error of the disk concerns all who write to it.
+published since the notes that were waited for, whoever made it: an error of the disk concerns all who write to it. But
+whoever has waited well moves the notes of the runs in work to that moment, before it refers to anything: so what an
+environment or the registry was given since stays. What a reader or another run holds goes with the rest: nothing would
+tell of it later.
 
 A note of another boot says that the machine went down meanwhile. What was published since the note was written is then
 compared with its digests, and what is not whole is removed: no environment refers to it, and a build makes it again.
@@ -21,19 +24,23 @@ Only Linux has syncfs and an id for each boot. Elsewhere every version is waited
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from treadle.errors import StoreError
 from treadle_runtime import disk
 from treadle_runtime.disk import storage_errors
-from treadle_runtime.lock import is_held
+from treadle_runtime.lock import hold_lock, is_held
 
 Withdraw = Callable[[float], int]
 """Takes away what was published since a moment, in seconds since 1970, and returns how many versions that were."""
 
+_TICK_S = 0.01
+"""The longest of the times that systems are set up with."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -81,29 +88,61 @@ def settle(root: Path, *, withdraw: Withdraw) -> None:
     Raises:
         StoreError: TR803 disk full, TR805 what was published could not be written.
     """
-    if disk.names_in(_folder(root)):
+    if notes(root):
         with disk.watched_file_system(root / "store") as sync:
             _settle(root, sync, withdraw)
+
+
+def notes(root: Path) -> frozenset[str]:
+    """Return the runs whose versions may not be on the disk yet."""
+    return frozenset(disk.names_in(_folder(root)))
 
 
 def _settle(root: Path, sync: Callable[[], None], withdraw: Withdraw, *, run_id: str = "") -> None:
     """Wait, and remove the notes of runs that were killed, and of one that ends."""
     folder = _folder(root)
-    notes = disk.names_in(folder)
+    noted = disk.names_in(folder)
     # Looked at before the wait: what a run publishes that ends after it is not waited for. A note of another boot is
     # for `recovery`: no wait brings back what is lost.
     cut_off = find_cut_off(root)
-    over = [name for name in notes if name == run_id or not (name in cut_off or _is_in_work(root, name))]
-    since = min((_begun(folder / name) for name in over), default=math.inf)
+    over = [name for name in noted if name == run_id or not (name in cut_off or _is_in_work(root, name))]
+    in_work = [folder / name for name in noted if name not in over and name not in cut_off]
+    moment = _between_ticks() if in_work else 0.0
     try:
         with storage_errors(root / "store"):
             sync()
     except StoreError as error:
-        n = withdraw(since)
+        with _notes_held(root):
+            n = withdraw(min((_begun(folder / name) for name in over), default=math.inf))
         _forget_all(folder, over)
         why = f"withdrawn is what was published and may not be on the disk: {n:,} version{'s' * (n != 1)}"
         raise StoreError(replace(problem, why=f"{problem.why}\n{why}") for problem in error.problems) from error
     _forget_all(folder, over)
+    if in_work:
+        with _notes_held(root):
+            for note in in_work:
+                _move_to(note, moment)
+
+
+def _between_ticks() -> float:
+    """Return a moment after all that was published so far, and before all that will be, in seconds since 1970.
+
+    Folders bear the time of the system's last tick.
+    """
+    moment = time.time() + _TICK_S
+    time.sleep(2 * _TICK_S)
+    return moment
+
+
+def _notes_held(root: Path) -> AbstractContextManager[None]:
+    """Keep others from moving notes, or from withdrawing by what they say, within the block."""
+    return hold_lock(root / "claims" / "unsynced.lock")
+
+
+def _move_to(note: Path, moment: float) -> None:
+    with storage_errors(note), suppress(FileNotFoundError):  # its run has ended
+        later = max(moment, note.stat().st_mtime)
+        os.utime(note, (later, later))
 
 
 def _forget_all(folder: Path, names: Iterable[str]) -> None:
@@ -113,7 +152,7 @@ def _forget_all(folder: Path, names: Iterable[str]) -> None:
 
 
 def find_cut_off(root: Path) -> dict[str, float]:
-    """Return run -> seconds since 1970 at which it began to publish, of runs that the loss of power has ended."""
+    """Return run -> since when what was published may not be on the disk, of runs that the loss of power has ended."""
     folder = _folder(root)
     boot = None
     found = {}
@@ -130,7 +169,7 @@ def find_cut_off(root: Path) -> dict[str, float]:
 
 
 def _begun(note: Path) -> float:
-    """Return when a run began to publish, in seconds since 1970; never, where its note has gone meanwhile."""
+    """Return since when what was published may not be on the disk; never, where the note has gone meanwhile."""
     try:
         return note.stat().st_mtime
     except FileNotFoundError:

@@ -121,7 +121,8 @@ def verify(
     found = [replace(each, step=names.get(each.fingerprint, "")) for each in found]
     found = [each for each in found if steps is None or each.step in steps]
     silent = {each.fingerprint for each in found if each.is_silent}
-    for fingerprint, roots in find_suspects(store, state, silent).items():
+    below = _kinds_below(workspace, {fingerprint: names.get(fingerprint, "") for fingerprint in silent})
+    for fingerprint, roots in find_suspects(store, state, silent, kinds_below=below).items():
         found.append(Wrong(fingerprint, "suspect", names.get(fingerprint, ""), _SUSPECT, roots=tuple(sorted(roots))))
     planned = _find_planned(workspace) if found else frozenset()
     wrong = [replace(_described(state, each), is_planned=each.fingerprint in planned) for each in found]
@@ -166,6 +167,27 @@ def _find_planned(workspace: Workspace) -> frozenset[str]:
         return frozenset(identity.fingerprint for identity in workspace.plan().identities.values())
     except TreadleError:
         return frozenset()
+
+
+def _kinds_below(workspace: Workspace, steps: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Return version -> kinds of the versions and pieces that are made from what its step makes.
+
+    Args:
+        steps: version -> id of the step that made it. One that the project's files do not name tells nothing.
+    """
+    if not steps:
+        return {}
+    try:
+        graph = workspace.graph
+    except TreadleError:
+        return {}
+    found = {}
+    for fingerprint, step_id in steps.items():
+        if step_id in graph.steps:
+            readers = [graph[reader] for reader in graph.descendants({step_id})]
+            pieces = ["interval"] if any(reader.has_pieces for reader in readers) else []
+            found[fingerprint] = frozenset([*(reader.kind for reader in readers), *pieces])
+    return found
 
 
 def _described(state: State, wrong: Wrong) -> Wrong:

@@ -16,7 +16,16 @@ from treadle_runtime import engine, times
 from treadle_runtime.connection_pool import ConnectionPool
 from treadle_runtime.engine import PART, Connection
 from treadle_runtime.features import order_of
-from treadle_runtime.intervals import NOTHING, Input, Interval, Setting, identify_interval, rule_of
+from treadle_runtime.intervals import (
+    NOTHING,
+    Input,
+    Interval,
+    Setting,
+    count_intervals,
+    identify_interval,
+    list_intervals,
+    rule_of,
+)
 from treadle_runtime.job import Job, Made, Relation
 from treadle_runtime.pieces import Check, Piece
 from treadle_runtime.reach import Reach, to_notes
@@ -122,6 +131,24 @@ class IntervalQuery:
             after = self._reach.count_after(con, self._query, last)
         return to_notes(first, last, before, after)
 
+    def check_coming(self, last: Interval) -> None:
+        """Make sure that no row is left out which the intervals after the last one would find to be lost.
+
+        They read the newest rows too, as far as the lookback reaches: what is an error then is one now.
+
+        Raises:
+            StepError: TR731 a row is made from rows with a time that its own interval does not read.
+        """
+        length, lookback = self.setting.length, self.setting.lookback
+        if not lookback or count_intervals(last.end, last.end + lookback, length) is None:
+            return
+        with self._connections.use() as con:
+            for interval in list_intervals(last.end, last.end + lookback - 1, length):
+                what = f"{self._what}, coming interval {interval}"
+                with self._told(what):
+                    self._restrict(con, interval)
+                    self._find_lost(con, interval, what)
+
     def _input(self, con: Connection, relation: Relation) -> Input:
         if relation.name in self._tables:
             return self._tables[relation.name].input
@@ -212,10 +239,14 @@ class IntervalQuery:
         """
         if self._untimed is None:
             return  # such rows were written, and found
+        self._find_lost(con, interval, what)
+
+    def _find_lost(self, con: Connection, interval: Interval, what: str) -> None:
+        """Raise TR731 where a row that an interval leaves out is in none that reads what it is made from."""
         beyond = self._reach.is_beyond(interval)
-        lost = (
-            f"select * from ({self._query}\n) where {beyond} except all select * from ({self._untimed}) where {beyond}"
-        )
+        lost = f"select * from ({self._query}\n) where {beyond}"
+        if self._untimed is not None:
+            lost += f" except all select * from ({self._untimed}) where {beyond}"
         if problem := self._reach.find_misfit(con, lost, interval, what, self.step.where):
             raise StepError(problem)
 

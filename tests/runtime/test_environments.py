@@ -203,6 +203,30 @@ def test_promote_asks_and_no_means_no(shop: ProjectFolder) -> None:
     assert len(shop.json("env", "show", "production", "--history")) == 1
 
 
+def test_promote_gives_only_what_was_shown(shop: ProjectFolder) -> None:
+    """Between the question and the answer another build publishes."""
+    with shop.start("env", "promote", "dev", "production", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        shown = ""
+        while not shown.endswith("? [y/N]: "):
+            character = process.stdout.read(1)
+            assert character, shown
+            shown += character
+        change_spend(shop, 1)
+        shop.build()
+        _, stderr = process.communicate("y\n", timeout=60)
+    assert process.returncode == 1
+    assert stderr == (
+        'error[TR808]: what is to be promoted from "dev" to "production" is no longer what was shown\n'
+        "  spend\n"
+        "  fix: run the same command again, and look at what it shows now\n"
+    )
+    assert maps(shop)["production"] == {}
+    shop.treadle("env", "promote", "dev", "production", answers="y\n")
+    assert maps(shop)["production"] == maps(shop)["dev"]
+
+
 def test_promote_takes_away_what_the_source_does_not_have(shop: ProjectFolder) -> None:
     shop.treadle("env", "promote", "dev", "production", "--yes")
     (shop.root / "features/above.sql").unlink()

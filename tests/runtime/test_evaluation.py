@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import warnings
@@ -15,7 +16,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treadle.errors import Problem, StepError
+from treadle.errors import Problem, StepError, TransientError
 from treadle.gates import parse_gate
 from treadle.metrics import METRICS
 from treadle_runtime.evaluation.evaluate import check_prediction, evaluate
@@ -280,6 +281,17 @@ class Echo:
         """Return the columns as they are."""
         found = np.stack([rows[name].to_numpy() for name in self.columns], axis=1)
         return found if len(self.columns) > 1 else found[:, 0]
+
+
+class Failing:
+    """A model whose library raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def predict(self, rows: pa.Table) -> Any:
+        """Raise."""
+        raise self.error
 
 
 def make_dataset(n: int = 1200) -> tuple[pa.Table, Any, dict[str, Any], Any]:
@@ -557,6 +569,41 @@ def test_champion_that_cannot_read_the_dataset_says_why() -> None:
     assert missing == {"metrics": {}, "missing": ["r", "s"], "why": "the dataset lacks its inputs r, s"}
     assert other["why"] == "it knows the classes ['a', 'b'], and the labels are [0, 1]"
     assert refused["why"] == 'input "p" has another type; it is string here'
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (MemoryError("Unable to allocate 3 GiB"), "MemoryError: Unable to allocate 3 GiB"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (OSError(errno.EMFILE, "Too many open files"), "OSError: [Errno 24] Too many open files"),
+        (TransientError(Problem("TR710", "the worker of linear died")), None),
+    ],
+    ids=["memory", "space", "files", "transient"],
+)
+def test_champion_is_not_judged_by_what_may_pass(error: Exception, why: str | None) -> None:
+    """A verdict stands for good: the step fails instead, and is tried again."""
+    table, parts, roles, y = make_dataset()
+
+    with pytest.raises(TransientError) as found:
+        champion_metrics(Failing(error), table, parts, roles, CONFIG, y=y, classes=(0, 1))
+
+    told = Problem("TR716", "the champion's model cannot predict", why=why or "", fix="run the same command again")
+    assert found.value.problems == ((told,) if why else error.problems)  # type: ignore[attr-defined]
+
+
+def test_champion_that_fails_for_good_stops_no_successor() -> None:
+    table, parts, roles, y = make_dataset()
+    errors = (ValueError("X has 3 features"), FileNotFoundError(errno.ENOENT, "No such file or directory", "words.txt"))
+
+    said = [
+        champion_metrics(Failing(error), table, parts, roles, CONFIG, y=y, classes=(0, 1))["why"] for error in errors
+    ]
+
+    assert said == [
+        "its model raised ValueError: X has 3 features",
+        "its model raised FileNotFoundError: [Errno 2] No such file or directory: 'words.txt'",
+    ]
 
 
 def test_overlap_counts_test_rows_among_trained_keys() -> None:

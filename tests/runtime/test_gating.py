@@ -83,3 +83,15 @@ def test_excluded_tests_and_runs_without_tests_stay_without(project: ProjectFold
         "test:unique_users_user",
         "test:not_null_users_user",
     }
+
+
+def test_full_refresh_computes_no_test_again_that_only_joins(project: ProjectFolder) -> None:
+    project.build()
+    with project.open(environment="production") as workspace:
+        plan = workspace.plan(("top",), full_refresh=True)
+    joined = {p.step.id: (p.action, p.reason, p.is_selected) for p in plan if p.step.kind == "test"}
+    assert joined == dict.fromkeys(OF_ORDERS, ("reuse", "built before", False))
+    with project.open(environment="production") as workspace:
+        done = workspace.build(("top",), full_refresh=True, threads=1)
+    assert done.published
+    assert {i: r.status for i, r in done.run.results.items()} == {"top": "built", **dict.fromkeys(OF_ORDERS, "reused")}

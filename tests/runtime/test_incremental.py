@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,12 +24,16 @@ import pytest
 
 from treadle.errors import StoreError
 from treadle.names import parse_moment_us
+from treadle_runtime import attempts
 from treadle_runtime.engine import view_sql
 from treadle_runtime.intervals import Window, find_pieces
 from treadle_runtime.store import Store
+from treadle_runtime.timelimit import TimeLimit
 from treadle_runtime.version import from_meta, to_meta
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import Built, MakeProject, ProjectFolder
     from treadle_runtime.store import Version
 
@@ -567,6 +573,33 @@ def test_row_that_no_interval_holds_is_never_lost_silently(
     assert f"\n  {why}\n  fix: {fix}" in text
 
 
+@pytest.mark.parametrize(
+    ("lookback", "last", "interval", "reads"),
+    [
+        ("1d", ["2024-01-02 03:00:00"], "2024-01-03", "2024-01-02 up to 2024-01-04"),
+        ("2d", ["2024-01-02 03:00:00"], "2024-01-04", "2024-01-02 up to 2024-01-05"),
+        ("36h", ["2024-01-02 13:00:00"], "2024-01-04", "2024-01-02T12:00 up to 2024-01-05"),
+        ("2d", ["2024-01-02 03:00:00", "2024-01-03 18:00:00"], "2024-01-04", "2024-01-02 up to 2024-01-05"),
+    ],
+)
+def test_row_of_the_newest_data_is_not_lost_until_newer_data_finds_it(
+    project: ProjectFolder, lookback: str, last: list[str], interval: str, reads: str
+) -> None:
+    for day in range(1, 5):
+        (project.root / f"data/orders-{day:02}.csv").unlink()
+    project.write("data/orders-01.csv", day_csv(1, [("u", "18:00:00", 1)]))
+    select = "user, ts - interval 15 hours as ts, amount from {{ ref('orders') }}"
+    project.write("features/daily.sql", feature(select, f"lookback='{lookback}'"))
+    assert version(project.build()).rows == 1
+    project.write("data/orders-02.csv", f"{HEAD}\n" + "".join(f"v,{moment},2\n" for moment in last))
+    text = problem(project)
+    assert f'error[TR731]: a row of feature "daily", coming interval {interval} lies outside of it\n' in text
+    assert f"\n  it is made from rows of {reads}, which its own interval does not read\n" in text
+    assert "user=v, ts=2024-01-01 " in text
+    project.write("data/orders-02.csv", day_csv(2, [("v", "18:00:00", 2)]))
+    assert rows(version(project.build())) == [("u", datetime(2024, 1, 1, 3), 1), ("v", datetime(2024, 1, 2, 3), 2)]
+
+
 def test_rows_outside_of_all_intervals_are_counted(project: ProjectFolder) -> None:
     add_days(project)
     project.write("features/daily.sql", feature(SPINE))
@@ -749,6 +782,12 @@ def pieces_of(project: ProjectFolder) -> set[str]:
     return {fp for fp, meta in project.metas().items() if json.loads(meta)["kind"] == "interval"}
 
 
+def parts_of_pieces(project: ProjectFolder) -> dict[str, bytes]:
+    """Return fingerprint -> the bytes of its part, of all intervals."""
+    folder = project.root / ".treadle/store"
+    return {fingerprint: (folder / fingerprint / "part-0.parquet").read_bytes() for fingerprint in pieces_of(project)}
+
+
 SLOW_QUERY = "user, ts, (select count(*) from range(4000) a, range(4000) b where a.range * b.range % 7 = amount % 7) as n from {{ ref('orders') }}"
 
 
@@ -782,19 +821,30 @@ def test_builds_at_once_compute_each_interval_once(project: ProjectFolder) -> No
     assert project.leftovers() == []
 
 
-def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(project: ProjectFolder) -> None:
+def test_waiting_for_the_interval_of_another_build_takes_no_time_of_the_timeout(
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands while anything is computed, and goes on by an hour whenever the step waits."""
     piece = sorted(find_pieces(version(project.build()).info))[0]
     shutil.rmtree(project.root / ".treadle/store")
     project.write("features/daily.sql", feature(DAILY, "timeout='2s'"))
-    with Store(project.root / ".treadle", owner="treadle run").claim(piece):
-        build = project.start("build")
-        assert build.stderr is not None
-        while "daily" not in (line := build.stderr.readline()) or "waits" not in line:
-            assert line
-        time.sleep(3)
-        assert build.poll() is None
-    _, stderr = build.communicate(timeout=60)
-    assert build.returncode == 0, stderr
+    now_s, has_waited = 0.0, threading.Event()
+
+    class Hourly(TimeLimit):
+        @contextmanager
+        def waiting(self) -> Iterator[None]:
+            nonlocal now_s
+            with super().waiting():
+                now_s += 3600
+                has_waited.set()
+                yield
+
+    monkeypatch.setattr(attempts, "TimeLimit", lambda seconds: Hourly(seconds, clock=lambda: now_s))
+    with ThreadPoolExecutor(1) as pool:
+        with Store(project.root / ".treadle", owner="treadle run").claim(piece):
+            built = pool.submit(project.build)
+            assert has_waited.wait(timeout=60)
+        assert computed(built.result()) == (4, 4)
 
 
 def test_builds_of_other_data_share_the_intervals_that_are_the_same(project: ProjectFolder) -> None:
@@ -972,12 +1022,39 @@ def test_intervals_that_no_table_has_yet_may_be_computed_from_damage(project: Pr
     project.json("verify")
 
 
+LEAF = "{{ config(materialized='table') }}\nselect count(*) as n from {{ ref('others') }}\n"
+
+
+def test_damage_of_what_no_incremental_feature_reads_leaves_backfills_alone(project: ProjectFolder) -> None:
+    project.write("data/others.csv", "user\nu1\nu2\n")
+    project.edit("features/orders.yml", "entities:", "  - {name: others, path: data/others.csv}\nentities:")
+    project.write("features/leaf.sql", LEAF)
+    project.write("features/below.sql", LEAF.replace("'others'", "'leaf'"))
+    built = project.build("orders", "below")
+    project.build("daily", window=Window())
+    pieces = pieces_of(project)
+    part = version(built, "leaf").folder / "part-0.parquet"
+    part.chmod(0o644)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    wrong = project.json("verify", "--repair")["wrong"]
+    assert [(each["status"], each["step"]) for each in wrong] == [("damaged", "leaf"), ("suspect", "below")]
+    assert pieces_of(project) == pieces
+    assert computed(project.build()) == (0, 4)
+    project.json("verify")
+
+
 def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(project: ProjectFolder) -> None:
     before = version(project.build())
     flip(project, before, 2)
     shutil.rmtree(before.folder)
+    pieces = parts_of_pieces(project)
+    with pytest.raises(StoreError, match="is damaged"):
+        project.build()
+    assert parts_of_pieces(project) == pieces, "damage is not replaced in passing"
+    project.treadle("verify", "--repair")
     built = project.build()
-    assert computed(built) == (1, 4)
     assert digests(version(built)) == digests(before)
     project.json("verify")
 
@@ -985,8 +1062,10 @@ def test_damaged_table_that_is_deleted_is_not_made_from_the_damaged_interval(pro
 def test_full_refresh_does_not_replace_a_damaged_table(project: ProjectFolder) -> None:
     before = version(project.build())
     flip(project, before, 2)
+    pieces = parts_of_pieces(project)
     with pytest.raises(StoreError, match="is damaged"):
         project.build("daily", full_refresh=True)
+    assert parts_of_pieces(project) == pieces, "damage is not replaced in passing"
     project.treadle("verify", "--repair")
     built = project.build("daily", full_refresh=True)
     assert digests(version(built)) == digests(before)

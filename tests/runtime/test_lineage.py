@@ -82,3 +82,8 @@ def test_pieces_and_all_that_have_them_share_what_they_were_computed_from(tmp_pa
         found = find_suspects(store, state, {source})
         assert found.keys() == {old, new, *pieces[:3], backfilled}
         assert find_suspects(store, state, set()) == {}
+        below = {source: frozenset({"feature", "test"})}
+        assert find_suspects(store, state, {source}, kinds_below=below).keys() == {old, new, *pieces[:3]}
+        below = {source: frozenset({"interval"}), other: frozenset({"test"})}
+        assert backfilled in find_suspects(store, state, {source}, kinds_below=below)
+        assert find_suspects(store, state, {source, other}, kinds_below=below)[backfilled] == {source}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ from treadle_runtime.lock import hold_lock
 
 if TYPE_CHECKING:
     from conftest import MakeProject, ProjectFolder
+    from treadle_runtime.store import Store
 
 pytestmark = pytest.mark.skipif(not disk.HAS_SYNCFS, reason="every version is waited for by itself here")
 
@@ -183,6 +187,42 @@ def test_what_a_killed_run_published_is_withdrawn_too(
     assert len(project.build().of("built")) == 4
 
 
+def fingerprint_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def publish(store: Store, name: str) -> None:
+    """Publish a version as a step of a run does."""
+    fingerprint = fingerprint_of(name)
+    with store.claim(fingerprint), store.draft(fingerprint, kind="feature") as draft:
+        (draft.folder / "data.txt").write_text(name)
+        draft.publish([], {})
+
+
+def test_failed_wait_takes_nothing_that_another_run_has_waited_for(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    with project.open() as workspace, hold_lock(project.root / ".treadle/runs" / f"{RUN}.lock"):
+        store = workspace.store
+
+        def run() -> None:
+            with store.grouped(RUN):
+                publish(store, "before")
+                project.treadle("build", "--env", "prod")
+                publish(store, "after")
+                fail_to_write(monkeypatch)
+
+        with pytest.raises(StoreError, match=r"may not be on the disk: 1 version\b"):
+            run()
+        monkeypatch.undo()
+        published = workspace.state.environment("prod")
+        assert len(published) == 4
+        assert store.fingerprints() == {fingerprint_of("before"), *published.values()}
+    with duckdb.connect(str(project.root / ".treadle/prod.duckdb"), read_only=True) as con:
+        assert con.execute("select count(*) from spend").fetchall() == [(300,)]
+
+
 @pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
 def test_environment_is_not_moved_to_what_the_loss_of_power_left_half_written(
     make_project: MakeProject, command: tuple[str, ...]
@@ -216,6 +256,32 @@ def test_environment_is_moved_to_what_is_on_the_disk(
     file = note(project, BOOT.read_text().strip())
     project.treadle("env", *command)
     assert not file.exists()
+
+
+@pytest.mark.parametrize("command", [("promote", "dev", "prod", "--yes"), ("rollback", "dev", "--to", "1")])
+def test_nobody_waits_for_the_state_while_a_move_waits_for_the_disk(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nenvironments: {dev: {}, prod: {}}\n"})
+    project.build()
+    file = note(project, BOOT.read_text().strip())
+    sync, later = disk._sync_file_system, file.with_name("20260101T000001-cd34")
+    waits = 0
+
+    def write_meanwhile(descriptor: int, path: Path) -> None:
+        nonlocal waits
+        waits += 1
+        with closing(sqlite3.connect(project.root / ".treadle/state.db", timeout=0)) as con:
+            con.execute("BEGIN IMMEDIATE")
+        if waits == 1:  # a run that has begun meanwhile, and was killed
+            later.write_text(BOOT.read_text().strip())
+        sync(descriptor, path)
+
+    monkeypatch.setattr(disk, "_sync_file_system", write_meanwhile)
+    project.treadle("env", *command)
+    assert waits == 2
+    assert not file.exists()
+    assert not later.exists()
 
 
 @pytest.mark.parametrize(

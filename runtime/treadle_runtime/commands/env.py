@@ -237,7 +237,7 @@ def promote(source: str, target: str, select: tuple[str, ...], yes: bool, folder
             if not ask(f"Promote {source} to {target}: {_counts(move.changes)}?"):
                 return
         if move is None or not as_json:
-            move = environments.promote(source, target, steps=steps)
+            move = environments.promote(source, target, steps=steps, shown=move)
             _write_views(environments, target, move, like=source)
     is_change = bool(move.changes or move.candidates)
     if as_json:

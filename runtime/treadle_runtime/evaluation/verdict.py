@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from treadle.errors import StepError
+from treadle.errors import Problem, StepError, TransientError
 from treadle.gates import Gate, is_better
 from treadle_runtime.evaluation.baselines import best_baseline
 from treadle_runtime.evaluation.evaluate import Predictor, check_prediction
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Info = Mapping[str, Any]
 _MAX_REASON = 200
+_PASSING = (MemoryError, OSError)
+"""What a model raises for reasons of the machine: the verdict stands for good, and they do not."""
 
 
 class _CannotJudgeError(Exception):
@@ -164,6 +166,9 @@ def champion_metrics(
     Returns:
         JSON: `metrics` {metric: value} on the test rows, `missing` [inputs that the dataset lacks], `why`
         (empty, or why there are no metrics).
+
+    Raises:
+        TransientError: TR716, the twin could not predict for a reason that may pass, such as a full disk or memory.
     """
     task, metrics = str(config["task"]), list(config["metrics"])
     names = list(dict.fromkeys(roles["inputs"] if inputs is None else inputs))
@@ -176,12 +181,18 @@ def champion_metrics(
     try:
         found = model.predict(dataset.select(names).take(rows))
         prediction = check_prediction(found, len(rows), task, len(classes))
+    except TransientError:
+        raise
     except StepError as error:
         problem = error.problems[0]
         return _unscored(f"{problem.what}; {problem.why}" if problem.why else problem.what)
     except Exception as error:  # its library's own: a model that fails on new rows must not stop its successor
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "it says nothing more")
-        return _unscored(f"its model raised {type(error).__name__}: {said[:_MAX_REASON]}")
+        why = f"{type(error).__name__}: {said[:_MAX_REASON]}"
+        if isinstance(error, _PASSING) and not isinstance(error, FileNotFoundError):
+            what, fix = "the champion's model cannot predict", "run the same command again"
+            raise TransientError(Problem("TR716", what, why=why, fix=fix)) from error
+        return _unscored(f"its model raised {why}")
     return {"metrics": score(y[rows], prediction, task, metrics), "missing": [], "why": ""}
 
 
