@@ -4,9 +4,9 @@
     only queries changed      those files are read anew and put in the place of what they were
     anything else             the project is compiled, with the SQL files that did not change taken as they were read
 
-The cache is two files of `.treadle/cache`: a small head, which says what the cache is for, and the body that it names.
-Both are msgpack of fixed types: who writes them can change what is compiled here, as by the project's own files, and
-can run nothing. What cannot be read is made again; what cannot be written is not kept.
+The cache is one file of `.treadle/cache`: a small head, which says what the cache is for, and a body, whose parts are
+decoded when they are used. All is msgpack of fixed types: who writes it can change what is compiled here, as by the
+project's own files, and can run nothing. What cannot be read is made again; what cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from treadle.errors import Problem, TreadleError
 from treadle.files import Found, Stamp, digest_text, find_files
 from treadle.fingerprint import to_own_text
 from treadle.program import Parsed
+from treadle.replacing import replace_file
 from treadle.step import Graph, Step
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ class _Head(msgspec.Struct, frozen=True):
         read_environ: name -> sha256 of the value of each environment variable that templates asked for.
         counts: kind -> number of steps.
         name: of the graph, see `Compiled`.
-        body: the file that holds the rest.
     """
 
     treadle: str
@@ -63,7 +63,10 @@ class _Head(msgspec.Struct, frozen=True):
     environment: str
     counts: Mapping[str, int]
     name: str
-    body: str
+
+
+_Parts = tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
+"""The head and the parts of the body."""
 
 
 class _Rest(msgspec.Struct, frozen=True):
@@ -165,8 +168,8 @@ def load_compiled(asked: Asked, folder: Path) -> Compiled:
 
 class _Cache:
     def __init__(self, asked: Asked, folder: Path) -> None:
-        self.asked, self.folder = asked, folder
-        self.head_file = folder / f"graph-{asked.key}.head"
+        self.asked = asked
+        self.file = folder / f"{asked.key}.graph"
         self.started_ns = time.time_ns()
         self.old: _Body | None = None
         self.read_environ: set[str] = set()
@@ -177,13 +180,14 @@ class _Cache:
         Raises:
             OSError, MsgspecError, KeyError: the cache is not there, or not whole.
         """
-        head = msgspec.msgpack.decode(self.head_file.read_bytes(), type=_Head)
+        encoded, *parts = msgspec.msgpack.decode(self.file.read_bytes(), type=_Parts)
+        head = msgspec.msgpack.decode(encoded, type=_Head)
         if head.treadle != _treadle() or head.read_environ != self._digest_environ(head.read_environ):
             return None
         found = self._find(head)
         if found.problems:
             return None
-        body = self.old = _Body(self.folder / head.body)
+        body = self.old = _Body(*parts)
         self.read_environ |= head.read_environ.keys()
         if found.signature == head.signature and not head.racy:
             return Compiled(
@@ -327,7 +331,6 @@ class _Cache:
             environment=graph.environment,
             counts=counts,
             name=name or os.urandom(16).hex(),
-            body=f"{self.head_file.stem}-{os.urandom(6).hex()}.body",
         )
         with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
             self._write(head, graph, rest)
@@ -342,24 +345,15 @@ class _Cache:
     def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
         encode = msgspec.msgpack.encode
         steps, own_texts = list(graph.steps.values()), list(graph.own_texts.values())
-        parts = (steps, own_texts, _sources_of(graph), graph.warnings, rest)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / head.body).write_bytes(encode([msgspec.Raw(encode(part)) for part in parts]))
-        new = self.head_file.with_suffix(".new")
-        new.write_bytes(encode(head))
-        os.replace(new, self.head_file)
-        for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
-            if file.name != head.body:  # of the head before, or of one that a kill prevented
-                file.unlink(missing_ok=True)
+        parts = (head, steps, own_texts, _sources_of(graph), graph.warnings, rest)
+        replace_file(self.file, encode([msgspec.Raw(encode(part)) for part in parts]))
 
 
 class _Body:
-    """The file beside a head: steps, their own texts, sources, warnings, the rest; each is decoded when it is used."""
+    """What stands behind the head: steps, their own texts, sources, warnings, the rest."""
 
-    def __init__(self, file: Path) -> None:
-        self._steps, self._own_texts, self._sources, self._warnings, self._rest = msgspec.msgpack.decode(
-            file.read_bytes(), type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
-        )
+    def __init__(self, *parts: msgspec.Raw) -> None:
+        self._steps, self._own_texts, self._sources, self._warnings, self._rest = parts
 
     @cached_property
     def rest(self) -> _Rest:
