@@ -50,6 +50,7 @@ class _Head(msgspec.Struct, frozen=True):
         racy: files so young that they may have changed again without a trace in their stamps.
         allow_paths: of treadle.yml.
         read_environ: name -> sha256 of the value of each environment variable that templates asked for.
+        read_variables: the names that they asked var() for.
         counts: kind -> number of steps.
         name: of the graph, see `Compiled`.
     """
@@ -59,6 +60,7 @@ class _Head(msgspec.Struct, frozen=True):
     racy: tuple[str, ...]
     allow_paths: tuple[str, ...]
     read_environ: Mapping[str, str]
+    read_variables: frozenset[str]
     project: str
     environment: str
     counts: Mapping[str, int]
@@ -158,12 +160,18 @@ def load_compiled(asked: Asked, folder: Path) -> Compiled:
 
     Raises:
         ProjectError: all that is wrong with the project.
+        UsageError: TR603, a variable is given that nothing reads.
     """
     cache = _Cache(asked, folder)
+    found: Compiled | None = None
     with suppress(OSError, msgspec.MsgspecError, ValueError, KeyError):
-        if (found := cache.read()) is not None:
-            return found
-    return cache.compile()
+        found = cache.read()
+    found = found or cache.compile()
+    if unread := [name for name in asked.variables if name not in cache.read_variables]:
+        from treadle.projectfile import check_declared
+
+        check_declared(asked.root, unread)
+    return found
 
 
 class _Cache:
@@ -173,6 +181,7 @@ class _Cache:
         self.started_ns = time.time_ns()
         self.old: _Body | None = None
         self.read_environ: set[str] = set()
+        self.read_variables: set[str] = set()
 
     def read(self) -> Compiled | None:
         """Return what is cached, brought up to date; None where the project has to be compiled.
@@ -189,6 +198,7 @@ class _Cache:
             return None
         body = self.old = _Body(*parts)
         self.read_environ |= head.read_environ.keys()
+        self.read_variables |= head.read_variables
         if found.signature == head.signature and not head.racy:
             return Compiled(
                 *(head.environment, head.allow_paths, head.counts, head.name),
@@ -247,6 +257,7 @@ class _Cache:
         except TreadleError:
             return None
         self.read_environ |= reader.renderer.read_environ.keys()
+        self.read_variables |= reader.renderer.read_variables
         said = reader.parsed[path]
         return said if said.says_the_same(before) else None
 
@@ -292,6 +303,7 @@ class _Cache:
         graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)
         own_texts = {step.id: to_own_text(step) for step in graph}
         self.read_environ |= readers[0].renderer.read_environ.keys()
+        self.read_variables |= readers[0].renderer.read_variables
         rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
         graph = replace(graph, own_texts=own_texts)
         return self._keep(graph, rest, project.spec.allow_paths)
@@ -327,6 +339,7 @@ class _Cache:
             racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
             allow_paths=allow_paths,
             read_environ=self._digest_environ(self.read_environ),
+            read_variables=frozenset(self.read_variables),
             project=graph.project,
             environment=graph.environment,
             counts=counts,

@@ -65,7 +65,8 @@ def compile(helped):
         said = msgspec.msgpack.encode([list(graph.steps.values()), graph.warnings, readers[0].parsed]).hex()
     except ProjectError as error:
         said = [problem.to_text() for problem in error.problems]
-    return said, dict(sorted(readers[0].renderer.read_environ.items()))
+    renderer = readers[0].renderer
+    return said, dict(sorted(renderer.read_environ.items())), sorted(renderer.read_variables)
 
 alone = compile(False)
 before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
