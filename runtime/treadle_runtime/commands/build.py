@@ -109,7 +109,8 @@ def _build(
     from treadle_runtime.intervals import Window
 
     interruption().is_kept = True
-    is_whole = tests == "with" and not (select or exclude or full_refresh or defer or start or end)
+    window = None if start is None and end is None else Window(start, end)
+    is_whole = tests == "with" and window is None and not (select or exclude or full_refresh or defer)
     with open_project(folder, environment, variables, as_of) as workspace:
         idle = IdleBuilds(workspace) if is_whole else None
         if idle is not None and idle.tell(threads=threads, as_json=as_json):
@@ -125,7 +126,7 @@ def _build(
             threads=threads,
             defer=defer,
             state=state,
-            window=Window(start, end) if (start, end) != (None, None) else None,
+            window=window,
         )
 
 
