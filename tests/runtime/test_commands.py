@@ -354,6 +354,7 @@ SEVERAL = "  fix: several steps are one value of {}, in quotes: {}\n"
         ("build --select spend orders", ("--select", "--select 'spend orders'")),
         ("build -s spend orders +x", ("-s", "-s 'spend orders +x'")),
         ("plan --env dev --exclude spend orders", ("--exclude", "--exclude 'spend orders'")),
+        ("plan --select spend --exclude orders +x --env dev", ("--exclude", "--exclude 'orders +x'")),
     ],
 )
 def test_selection_of_several_words_needs_quotes(
@@ -362,6 +363,14 @@ def test_selection_of_several_words_needs_quotes(
     result = make_project("features").treadle(*command.split(), code=2)
     assert result.stderr.splitlines()[-2].startswith("Error: Got unexpected extra argument")
     assert result.stderr.endswith(SEVERAL.format(*said))
+
+
+@pytest.mark.parametrize(
+    "command", ["plan -- --select", "plan -- --select a b", "build orders --select spend", "plan x"]
+)
+def test_stray_word_that_is_no_selector_is_only_refused(make_project: MakeProject, command: str) -> None:
+    result = make_project("features").treadle(*command.split(), code=2)
+    assert result.stderr.splitlines()[-1].startswith("Error: Got unexpected extra argument")
 
 
 @pytest.mark.parametrize("command", ["list", "plan", "build", "run"])
