@@ -27,6 +27,7 @@ from treadle.errors import ProjectError
 from treadle.files import digest_text
 from treadle.interruption import count_other_threads
 from treadle.program import Parsed
+from treadle.render import Renderer
 from treadle.sqlfile import Failed, SqlReader
 
 MIN_FILES = 200
@@ -56,14 +57,15 @@ def read_ahead(reader: SqlReader, texts: Mapping[str, str]) -> SqlReader:
 
         def help_reading() -> bytes:
             wanted = takewhile(lambda _: os.getppid() == parent, _take(numbers, shares))
-            return _encode(_read(reader, texts, wanted), reader.renderer.read_environ)
+            return _encode(_read(reader, texts, wanted), reader.renderer)
 
         helpers = _start_helpers(n_helpers, help_reading, stack)
         found = _read(reader, texts, _take(numbers, shares))
         for helper in helpers:
-            theirs, environ = _decode(helper.wait(_PATIENCE_S))
+            theirs, environ, variables = _decode(helper.wait(_PATIENCE_S))
             found.add(theirs)
             reader.renderer.read_environ.update(environ)
+            reader.renderer.read_variables.update(variables)
     return SqlReader(reader.renderer, {**reader.known, **found.parsed}, found.failed)
 
 
@@ -207,8 +209,9 @@ class _Helper:
         return self._is_over
 
 
-def _encode(found: _Found, environ: Mapping[str, str | None]) -> bytes:
-    return msgspec.msgpack.encode((_encodable(found.parsed), _encodable(found.failed), dict(environ)))
+def _encode(found: _Found, renderer: Renderer) -> bytes:
+    said = _encodable(found.parsed), _encodable(found.failed)
+    return msgspec.msgpack.encode((*said, renderer.read_environ, renderer.read_variables))
 
 
 def _encodable(said: Mapping[str, object]) -> dict[str, msgspec.Raw]:
@@ -219,10 +222,10 @@ def _encodable(said: Mapping[str, object]) -> dict[str, msgspec.Raw]:
     return kept
 
 
-def _decode(data: bytes) -> tuple[_Found, dict[str, str | None]]:
-    kind = tuple[dict[str, Parsed], dict[str, Failed], dict[str, str | None]]
+def _decode(data: bytes) -> tuple[_Found, dict[str, str | None], set[str]]:
+    kind = tuple[dict[str, Parsed], dict[str, Failed], dict[str, str | None], set[str]]
     try:
-        parsed, failed, environ = msgspec.msgpack.decode(data, type=kind)
+        parsed, failed, environ, variables = msgspec.msgpack.decode(data, type=kind)
     except msgspec.DecodeError:
-        return _Found(), {}
-    return _Found(parsed, failed), environ
+        return _Found(), {}, set()
+    return _Found(parsed, failed), environ, variables

@@ -4,9 +4,9 @@
     only queries changed      those files are read anew and put in the place of what they were
     anything else             the project is compiled, with the SQL files that did not change taken as they were read
 
-The cache is two files of `.treadle/cache`: a small head, which says what the cache is for, and the body that it names.
-Both are msgpack of fixed types: who writes them can change what is compiled here, as by the project's own files, and
-can run nothing. What cannot be read is made again; what cannot be written is not kept.
+The cache is one file of `.treadle/cache`: a small head, which says what the cache is for, and a body, whose parts are
+decoded when they are used. All is msgpack of fixed types: who writes it can change what is compiled here, as by the
+project's own files, and can run nothing. What cannot be read is made again; what cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from treadle.errors import Problem, TreadleError
 from treadle.files import Found, Stamp, digest_text, find_files
 from treadle.fingerprint import to_own_text
 from treadle.program import Parsed
+from treadle.replacing import replace_file
 from treadle.step import Graph, Step
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ class _Head(msgspec.Struct, frozen=True):
         racy: files so young that they may have changed again without a trace in their stamps.
         allow_paths: of treadle.yml.
         read_environ: name -> sha256 of the value of each environment variable that templates asked for.
+        read_variables: the names that they asked var() for.
         counts: kind -> number of steps.
         name: of the graph, see `Compiled`.
-        body: the file that holds the rest.
     """
 
     treadle: str
@@ -59,11 +60,15 @@ class _Head(msgspec.Struct, frozen=True):
     racy: tuple[str, ...]
     allow_paths: tuple[str, ...]
     read_environ: Mapping[str, str]
+    read_variables: frozenset[str]
     project: str
     environment: str
     counts: Mapping[str, int]
     name: str
-    body: str
+
+
+_Parts = tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
+"""The head and the parts of the body."""
 
 
 class _Rest(msgspec.Struct, frozen=True):
@@ -155,21 +160,28 @@ def load_compiled(asked: Asked, folder: Path) -> Compiled:
 
     Raises:
         ProjectError: all that is wrong with the project.
+        UsageError: TR603, a variable is given that nothing reads.
     """
     cache = _Cache(asked, folder)
+    found: Compiled | None = None
     with suppress(OSError, msgspec.MsgspecError, ValueError, KeyError):
-        if (found := cache.read()) is not None:
-            return found
-    return cache.compile()
+        found = cache.read()
+    found = found or cache.compile()
+    if unread := [name for name in asked.variables if name not in cache.read_variables]:
+        from treadle.projectfile import check_declared
+
+        check_declared(asked.root, unread)
+    return found
 
 
 class _Cache:
     def __init__(self, asked: Asked, folder: Path) -> None:
-        self.asked, self.folder = asked, folder
-        self.head_file = folder / f"graph-{asked.key}.head"
+        self.asked = asked
+        self.file = folder / f"{asked.key}.graph"
         self.started_ns = time.time_ns()
         self.old: _Body | None = None
         self.read_environ: set[str] = set()
+        self.read_variables: set[str] = set()
 
     def read(self) -> Compiled | None:
         """Return what is cached, brought up to date; None where the project has to be compiled.
@@ -177,14 +189,16 @@ class _Cache:
         Raises:
             OSError, MsgspecError, KeyError: the cache is not there, or not whole.
         """
-        head = msgspec.msgpack.decode(self.head_file.read_bytes(), type=_Head)
+        encoded, *parts = msgspec.msgpack.decode(self.file.read_bytes(), type=_Parts)
+        head = msgspec.msgpack.decode(encoded, type=_Head)
         if head.treadle != _treadle() or head.read_environ != self._digest_environ(head.read_environ):
             return None
         found = self._find(head)
         if found.problems:
             return None
-        body = self.old = _Body(self.folder / head.body)
+        body = self.old = _Body(*parts)
         self.read_environ |= head.read_environ.keys()
+        self.read_variables |= head.read_variables
         if found.signature == head.signature and not head.racy:
             return Compiled(
                 *(head.environment, head.allow_paths, head.counts, head.name),
@@ -243,6 +257,7 @@ class _Cache:
         except TreadleError:
             return None
         self.read_environ |= reader.renderer.read_environ.keys()
+        self.read_variables |= reader.renderer.read_variables
         said = reader.parsed[path]
         return said if said.says_the_same(before) else None
 
@@ -288,6 +303,7 @@ class _Cache:
         graph = compile_graph(project, environ=asked.environ, as_of=asked.as_of, read_sql=read_sql)
         own_texts = {step.id: to_own_text(step) for step in graph}
         self.read_environ |= readers[0].renderer.read_environ.keys()
+        self.read_variables |= readers[0].renderer.read_variables
         rest = _Rest(project.files, readers[0].parsed, project.macros, project.variables)
         graph = replace(graph, own_texts=own_texts)
         return self._keep(graph, rest, project.spec.allow_paths)
@@ -323,11 +339,11 @@ class _Cache:
             racy=tuple(path for path, stamp in stamps.items() if max(stamp[1], stamp[2]) > newest_ns),
             allow_paths=allow_paths,
             read_environ=self._digest_environ(self.read_environ),
+            read_variables=frozenset(self.read_variables),
             project=graph.project,
             environment=graph.environment,
             counts=counts,
             name=name or os.urandom(16).hex(),
-            body=f"{self.head_file.stem}-{os.urandom(6).hex()}.body",
         )
         with suppress(OSError, TypeError):  # TypeError: a variable that is no JSON
             self._write(head, graph, rest)
@@ -342,24 +358,15 @@ class _Cache:
     def _write(self, head: _Head, graph: Graph, rest: _Rest) -> None:
         encode = msgspec.msgpack.encode
         steps, own_texts = list(graph.steps.values()), list(graph.own_texts.values())
-        parts = (steps, own_texts, _sources_of(graph), graph.warnings, rest)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / head.body).write_bytes(encode([msgspec.Raw(encode(part)) for part in parts]))
-        new = self.head_file.with_suffix(".new")
-        new.write_bytes(encode(head))
-        os.replace(new, self.head_file)
-        for file in self.folder.glob(f"{self.head_file.stem}-*.body"):
-            if file.name != head.body:  # of the head before, or of one that a kill prevented
-                file.unlink(missing_ok=True)
+        parts = (head, steps, own_texts, _sources_of(graph), graph.warnings, rest)
+        replace_file(self.file, encode([msgspec.Raw(encode(part)) for part in parts]))
 
 
 class _Body:
-    """The file beside a head: steps, their own texts, sources, warnings, the rest; each is decoded when it is used."""
+    """What stands behind the head: steps, their own texts, sources, warnings, the rest."""
 
-    def __init__(self, file: Path) -> None:
-        self._steps, self._own_texts, self._sources, self._warnings, self._rest = msgspec.msgpack.decode(
-            file.read_bytes(), type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
-        )
+    def __init__(self, *parts: msgspec.Raw) -> None:
+        self._steps, self._own_texts, self._sources, self._warnings, self._rest = parts
 
     @cached_property
     def rest(self) -> _Rest:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import takewhile
 from typing import NoReturn
 
 import click
@@ -157,11 +158,13 @@ def _fail(error: Exception, arguments: list[str]) -> int:
 def _quotes(error: click.UsageError, arguments: list[str]) -> str:
     """Return how to select several steps, where words after the first were taken for arguments; else ""."""
     found = _EXTRA.fullmatch(error.message)
-    option = next((one for one in arguments if one in _SELECTORS), None)
-    if found is None or option is None:
-        return ""
-    first = arguments[arguments.index(option) + 1]
-    return f"several steps are one value of {option}, in quotes: {option} {shlex.quote(f'{first} {found[1]}')}"
+    for at, option in enumerate(arguments):
+        if found is None or option not in _SELECTORS:
+            continue
+        words = list(takewhile(lambda word: not word.startswith("-"), arguments[at + 1 :]))
+        if words[1:] and " ".join(words[1:]) == found[1]:
+            return f"several steps are one value of {option}, in quotes: {option} {shlex.quote(' '.join(words))}"
+    return ""
 
 
 def _show(error: TreadleError) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from treadle import yamlfile
 from treadle.errors import Location, Problem, ProjectError, UsageError
-from treadle.files import PROJECT_FILE, find_files
+from treadle.files import PROJECT_FILE
 from treadle.names import close_match
 from treadle.spec import ProjectSpec
 from treadle.yamlfile import Document
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ def read_project_file(root: Path) -> tuple[str, ProjectSpec, Document]:
     return text, spec, document
 
 
-def check_variables(root: Path, names: Iterable[str]) -> None:
-    """Refuse variables of a call that nothing in the project knows: neither treadle.yml nor a word of any query.
+def check_declared(root: Path, names: Iterable[str]) -> None:
+    """Refuse variables that were given and that no query asks for, unless treadle.yml has them.
 
     Raises:
         ProjectError: treadle.yml is wrong.
@@ -95,18 +93,12 @@ def check_variables(root: Path, names: Iterable[str]) -> None:
     """
     spec = read_project_file(root)[1]
     declared = {*spec.vars, *(name for each in spec.environments.values() for name in each.vars)}
-    unknown = [name for name in names if name not in declared]
-    if not unknown:
-        return
-    texts = [
-        read_text(root / path, path) for path in find_files(root, (root.resolve(),)).stamps if path.endswith(".sql")
-    ]
-    words = {word for text in texts for word in _WORD.findall(text)}
     problems = []
-    for name in unknown:
-        if name not in words:
+    for name in names:
+        if name not in declared:
             suggestion = close_match(name, declared) or ""
-            why = f"treadle.yml has {', '.join(sorted(declared)) or 'no vars'}, and no query reads another of that name"
+            known = ", ".join(sorted(declared)) or "no vars"
+            why = f"treadle.yml has {known}, and no query asks for another of that name"
             fix = "correct the name, or define it under vars: in treadle.yml"
             problems.append(Problem("TR603", f'--vars gives "{name}", which nothing reads', None, why, suggestion, fix))
     if problems:

@@ -105,6 +105,7 @@ class Renderer:
 
     Attributes:
         read_environ: name -> value of the environment variables that were asked for; None for those not set.
+        read_variables: the names that var() was asked for.
 
     Raises:
         ProjectError: a macro file does not parse or defines what is defined elsewhere.
@@ -121,6 +122,7 @@ class Renderer:
         self._variables = variables or {}
         self._environ = environ or {}
         self.read_environ: dict[str, str | None] = {}
+        self.read_variables: set[str] = set()
         self._as_of_text = None if as_of is None else _to_timestamp(as_of)
         self._sources = {path: _NEWLINE.sub("\n", text) for path, text in (macros or {}).items()}
         self._local = threading.local()
@@ -293,8 +295,10 @@ class Renderer:
         return quote(names[0])
 
     def _var(self, name: Any, default: Any = _MISSING) -> Any:
-        if isinstance(name, str) and name in self._variables:
-            return self._variables[name]
+        if isinstance(name, str):
+            self.read_variables.add(name)
+            if name in self._variables:
+                return self._variables[name]
         if default is not _MISSING:
             return default
         raise CallError(

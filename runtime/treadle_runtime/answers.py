@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from treadle.replacing import replace_file
+
 if TYPE_CHECKING:
     from treadle_runtime.workspace import Workspace
 
@@ -55,10 +57,9 @@ class Answers(Generic[T]):
         is_volatile = any(step.config.get("volatile") for step in self._workspace.graph)
         if is_volatile or self._basis != self._read_basis():
             return
-        new = self._file.with_suffix(".new")
+        kept = _Kept(self._basis, msgspec.Raw(msgspec.msgpack.encode(answer)))
         with suppress(OSError):  # then it is found again next time
-            new.write_bytes(msgspec.msgpack.encode(_Kept(self._basis, msgspec.Raw(msgspec.msgpack.encode(answer)))))
-            new.replace(self._file)
+            replace_file(self._file, msgspec.msgpack.encode(kept))
 
     def _read_basis(self) -> str:
         work = self._workspace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from treadle.replacing import replace_file
 from treadle_runtime.disk import storage_errors
-from treadle_runtime.lock import hold_lock
 
 
 def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> Path:
@@ -25,21 +26,18 @@ def write_artifact(root: Path, name: str, value: Any, *, made_of: str = "") -> P
         made_of: a name of what it was made of, for `is_written`.
     """
     path = root / "target" / name
-    new = path.with_name(f".{name}.new")  # always the same name, so that what a killed process leaves is replaced
-    with hold_lock(path.with_name(f".{name}.lock")), storage_errors(path):
-        new.write_bytes(_to_document(value) + b"\n")
-        mark = _to_mark(new, made_of)
-        new.replace(path)
+    with storage_errors(path):
+        written = replace_file(path, _to_document(value) + b"\n")
     if made_of:
         with suppress(OSError):  # then it is written again next time
-            _note(root, name).write_text(mark)
+            _note(root, name).write_text(_to_mark(written, made_of))
     return path
 
 
 def is_written(root: Path, name: str, *, made_of: str) -> bool:
     """Return whether a document in target/ was made of just that, and is as it was written."""
     try:
-        return _note(root, name).read_text() == _to_mark(root / "target" / name, made_of)
+        return _note(root, name).read_text() == _to_mark((root / "target" / name).stat(), made_of)
     except (OSError, ValueError):
         return False
 
@@ -48,8 +46,7 @@ def _note(root: Path, name: str) -> Path:
     return root / ".treadle" / "cache" / f"{name}.made"
 
 
-def _to_mark(path: Path, made_of: str) -> str:
-    stat = path.stat()
+def _to_mark(stat: os.stat_result, made_of: str) -> str:
     return f"{made_of} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 

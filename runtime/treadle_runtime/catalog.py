@@ -26,7 +26,7 @@ from treadle.errors import Problem, StoreError
 from treadle_runtime import disk
 from treadle_runtime.diskfull import is_disk_full
 from treadle_runtime.lock import hold_lock
-from treadle_runtime.oldcatalogs import is_open, kept_for_readers
+from treadle_runtime.oldcatalogs import kept_for_readers, may_have_writer
 from treadle_runtime.stamp import (
     Query,
     Stamp,
@@ -250,7 +250,7 @@ def _create_queries(con: duckdb.DuckDBPyConnection, queries: Mapping[str, str]) 
 
 def _refuse_writer(path: Path) -> None:
     """Refuse while another has the catalog open for writing: its changes would go nowhere."""
-    if not is_open(path):
+    if not may_have_writer(path):
         return  # connecting to find out would load all of its views
     configs: tuple[_Config, ...] = (_CONFIG, {})  # a reader in this process may have set others
     for config in configs:

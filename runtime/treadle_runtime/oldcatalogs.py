@@ -7,7 +7,8 @@ A replaced catalog is opened by nobody anew, so once it is closed it stays close
 
 DuckDB holds an fcntl lock on a file that it has open. Such a lock belongs to the process, and closing any other
 descriptor of the file drops it: a file that this process has open itself is recognised by its descriptors, and
-never opened a second time to try its lock.
+never opened a second time. Whether others hold a lock is asked (F_GETLK), never tried: who tries one has it for a
+moment, and DuckDB refuses a reader who comes then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import struct
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +26,10 @@ from treadle_runtime import disk
 from treadle_runtime.lock import hold_lock
 
 _FINGERPRINT = re.compile(rb'"([0-9a-f]{64})"')
+
+_ON_MACOS = sys.platform == "darwin"
+_FLOCK = struct.Struct("@qqihh" if _ON_MACOS else "@hhqqi0q")
+"""The C struct flock: (start, length, pid, type, whence) on macOS, (type, whence, start, length, pid) on Linux."""
 
 
 @contextmanager
@@ -54,7 +61,12 @@ def kept_for_readers(catalog: Path, stamp: Path) -> Generator[None]:
 
 def is_open(path: Path) -> bool:
     """Return whether a program has a catalog open, this one included; False where there is no such file."""
-    return _is_open_here(path) or _is_locked(path)
+    return _is_open_here(path) or _excludes(path, fcntl.F_WRLCK)
+
+
+def may_have_writer(path: Path) -> bool:
+    """Return whether a program may have a catalog open for writing: another does, or this one has it open somehow."""
+    return _is_open_here(path) or _excludes(path, fcntl.F_RDLCK)
 
 
 def shown_fingerprints(root: Path, *, closed: frozenset[Path] = frozenset()) -> frozenset[str]:
@@ -115,19 +127,25 @@ def _forget(kept: Path) -> None:
         kept.parent.rmdir()
 
 
-def _is_locked(path: Path) -> bool:
-    """Return whether another process holds a lock on a file that this process does not have open."""
+def _excludes(path: Path, lock: int) -> bool:
+    """Return whether another process holds what excludes a lock on a file that this process does not have open.
+
+    Args:
+        path: the file; what this user may not read cannot be told, and counts as held.
+        lock: F_WRLCK, which every lock excludes, or F_RDLCK, which a writer's does.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    except PermissionError:
         return True
+    try:
+        asked = (0, 0, 0, lock, os.SEEK_SET) if _ON_MACOS else (lock, os.SEEK_SET, 0, 0, 0)
+        told = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*asked)))
     finally:
         os.close(descriptor)
-    return False
+    return bool(told[3 if _ON_MACOS else 0] != fcntl.F_UNLCK)
 
 
 def _is_open_here(path: Path) -> bool:

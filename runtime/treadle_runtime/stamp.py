@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treadle.replacing import replace_file
+
 if TYPE_CHECKING:
     from treadle_runtime.version import Version
 
@@ -82,9 +84,7 @@ def is_current(path: Path, store_root: Path, views: Mapping[str, str], queries: 
 
 def write_stamp(path: Path, stamp: Stamp) -> None:
     """Write what the catalog at `path` holds, in one step."""
-    new = stamp_path(path).with_suffix(".new")
-    new.write_text(json.dumps(vars(stamp), sort_keys=True, separators=(",", ":")), encoding="utf-8")
-    os.replace(new, stamp_path(path))
+    replace_file(stamp_path(path), json.dumps(vars(stamp), sort_keys=True, separators=(",", ":")).encode())
 
 
 def identify(path: Path) -> tuple[int, ...]:

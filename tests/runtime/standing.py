@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def read_standing(root: Path) -> Standing:
         store={str(path): (folder / path).read_bytes() for path in files if path.parts[0] == "store"},
         state=read_state(folder / "state.db"),
         catalog=read_catalog(folder / "dev.duckdb"),
-        others=[re.sub(r"-[0-9a-f]{12}\.body", "-#.body", str(path)) for path in files if path.parts[0] != "store"],
+        others=[str(path) for path in files if path.parts[0] != "store"],
     )
 
 

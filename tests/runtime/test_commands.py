@@ -354,6 +354,7 @@ SEVERAL = "  fix: several steps are one value of {}, in quotes: {}\n"
         ("build --select spend orders", ("--select", "--select 'spend orders'")),
         ("build -s spend orders +x", ("-s", "-s 'spend orders +x'")),
         ("plan --env dev --exclude spend orders", ("--exclude", "--exclude 'spend orders'")),
+        ("plan --select spend --exclude orders +x --env dev", ("--exclude", "--exclude 'orders +x'")),
     ],
 )
 def test_selection_of_several_words_needs_quotes(
@@ -362,6 +363,14 @@ def test_selection_of_several_words_needs_quotes(
     result = make_project("features").treadle(*command.split(), code=2)
     assert result.stderr.splitlines()[-2].startswith("Error: Got unexpected extra argument")
     assert result.stderr.endswith(SEVERAL.format(*said))
+
+
+@pytest.mark.parametrize(
+    "command", ["plan -- --select", "plan -- --select a b", "build orders --select spend", "plan x"]
+)
+def test_stray_word_that_is_no_selector_is_only_refused(make_project: MakeProject, command: str) -> None:
+    result = make_project("features").treadle(*command.split(), code=2)
+    assert result.stderr.splitlines()[-1].startswith("Error: Got unexpected extra argument")
 
 
 @pytest.mark.parametrize("command", ["list", "plan", "build", "run"])
@@ -392,11 +401,32 @@ def test_variable_that_nothing_reads_is_an_error(make_project: MakeProject) -> N
     for command in ("build", "list", "compile", "show big"):
         assert project.treadle(*command.split(), "--vars", "{leats: 1, other: 2}", code=2).stderr == (
             'error[TR603]: --vars gives "leats", which nothing reads\n'
-            "  treadle.yml has least, seed, and no query reads another of that name\n"
+            "  treadle.yml has least, seed, and no query asks for another of that name\n"
             "  did you mean: least\n"
             "  fix: correct the name, or define it under vars: in treadle.yml\n"
             "\n"
             'error[TR603]: --vars gives "other", which nothing reads\n'
-            "  treadle.yml has least, seed, and no query reads another of that name\n"
+            "  treadle.yml has least, seed, and no query asks for another of that name\n"
             "  fix: correct the name, or define it under vars: in treadle.yml\n"
         )
+
+
+def test_variable_is_read_by_whatever_name_it_is_asked_for(make_project: MakeProject) -> None:
+    project = make_project("features", {"treadle.yml": "name: shop\nallow_paths: [../shared]\n"})
+    project.write("macros/weights.sql", "{% macro weight(name) %}{{ var('w_' ~ name, 1) }}{% endmacro %}")
+    project.write("features/big.sql", "select total * {{ weight('total') }} as t from {{ ref('spend') }}")
+    shared = project.root.parent / "shared/late.sql"
+    shared.parent.mkdir()
+    shared.write_text("select {{ var('late', 0) }} as late")
+    (project.root / "features/late.sql").symlink_to(shared)
+    given = ("--vars", "{w_total: 5, late: 3}")
+    for _ in range(2):
+        assert project.treadle("build", *given).stderr.count("error") == 0
+    project.edit("features/big.sql", "as t", "as t2")
+    project.treadle("compile", *given)
+    shown = project.treadle("show", "late", "--json", *given).stdout
+    assert "3" in shown
+    for _ in range(2):
+        said = project.treadle("compile", "--vars", "{w_all: 5, late: 3}", code=2).stderr
+        assert said.startswith('error[TR603]: --vars gives "w_all", which nothing reads\n')
+        assert "late" not in said

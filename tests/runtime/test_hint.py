@@ -72,6 +72,24 @@ def test_pasted_command_means_the_same_project_and_environment(project: ProjectF
     assert paste(line)[0].startswith("publication")
 
 
+def test_retry_carries_the_options_of_the_run_that_it_goes_on_with(project: ProjectFolder) -> None:
+    project.edit("features/recent.sql", "*", "nothing")
+    asked = ("--vars", "{least: 2}", "--as-of", "2024-02-01", "--defer", "production", "--select", "recent")
+    project.treadle("build", "--env", "staging", *asked, code=1)
+    project.edit("features/recent.sql", "nothing", "*")
+    *_, line = project.treadle("retry", "--env", "staging").stdout.splitlines()
+    given = """--vars '{"least": 2}' --as-of 2024-02-01T00:00:00+00:00 --defer production"""
+    assert line == f"next: treadle show recent --env staging {given}"
+    assert project.treadle(*shlex.split(line.removeprefix("next: treadle "))).stdout.split()[:2] == ["user", "ts"]
+
+
+def test_retry_of_a_run_without_options_tells_none(project: ProjectFolder) -> None:
+    project.edit("features/recent.sql", "*", "nothing")
+    project.treadle("build", code=1)
+    project.edit("features/recent.sql", "nothing", "*")
+    assert project.treadle("retry").stdout.splitlines()[-1] == "next: treadle show recent"
+
+
 def test_verify_tells_a_repair_of_what_it_looked_at(project: ProjectFolder) -> None:
     project.treadle("build", "--env", "production")
     with project.open(environment="production") as workspace:

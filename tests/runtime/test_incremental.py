@@ -904,6 +904,14 @@ def test_backfill_needs_an_incremental_feature_and_a_window(project: ProjectFold
     assert not (project.root / ".treadle/store").exists()
 
 
+@pytest.mark.parametrize("option", ["--start", "--end"])
+def test_backfill_from_the_first_moment_is_no_build_of_all(project: ProjectFolder, option: str) -> None:
+    project.write("features/daily.sql", "select 1 as one")
+    project.treadle("build"), project.treadle("build")
+    printed = project.treadle("build", option, "1970-01-01", code=2)
+    assert printed.stderr.startswith("error[TR603]: --start and --end are for incremental features")
+
+
 # what else looks at such a version
 
 

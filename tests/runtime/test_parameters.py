@@ -184,7 +184,7 @@ def test_no_scikit_learn_is_imported_once_the_table_is_there(cache: Path) -> Non
 def test_a_damaged_or_older_table_is_made_again(tmp_path: Path, cache: Path) -> None:
     (file,) = cache.iterdir()
     copy = tmp_path / file.name
-    copy.with_suffix(".new").write_text("{")  # of a process that was killed while it wrote
+    copy.with_name(f".{copy.name}.new").write_text("{")  # of a process that was killed while it wrote
     for content in ("{", "[]", json.dumps({"format": 0}), json.dumps({"format": 1, "version": "0.1"})):
         copy.write_text(content)
         assert table.read_or_build(tmp_path) == json.loads(file.read_text())

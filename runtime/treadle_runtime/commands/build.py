@@ -115,6 +115,7 @@ def _build(
     from treadle_runtime.intervals import Window
 
     interruption().is_kept = True
+    window = None if start is None and end is None else Window(start, end)
     with open_project(folder, environment, variables, as_of) as workspace:
         asked: Conditions = {
             "tests": tests,
@@ -124,7 +125,7 @@ def _build(
             "indirect": indirect,
         }
         request = workspace.request(select, exclude, **asked)
-        is_whole = request.is_whole and (tests, full_refresh, defer, start, end) == ("with", False, None, None, None)
+        is_whole = request.is_whole and (tests, full_refresh, defer, window) == ("with", False, None, None)
         idle = IdleBuilds(workspace) if is_whole else None
         if idle is not None and idle.tell(threads=threads, as_json=as_json):
             return 0
@@ -135,8 +136,8 @@ def _build(
             selectors=select,
             exclude=exclude,
             threads=threads,
+            window=window,
             **asked,
-            window=Window(start, end) if (start, end) != (None, None) else None,
         )
 
 

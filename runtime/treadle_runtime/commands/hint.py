@@ -5,11 +5,16 @@ The same option means the same everywhere, so that one that both commands take i
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from treadle_runtime.runstate import RunRecord
 
 _CARRIED = (
     "folder",
@@ -25,6 +30,7 @@ _CARRIED = (
 )
 """What says which project, which steps and which moment are meant; how to tell or to do it is said anew each time."""
 _SELECTION = ("select", "selector", "exclude", "state")
+_TAKEN = f"{__name__}.taken"
 
 
 def next_command(*words: str) -> str:
@@ -37,11 +43,23 @@ def next_command(*words: str) -> str:
     return shlex.join(("treadle", *words, *_carried(words)))
 
 
+def take_over(run: RunRecord) -> None:
+    """Let what is told as the next command carry the options of an earlier run, which the present command goes by."""
+    options = run.options
+    taken = {
+        "variables": json.dumps(options["vars"], ensure_ascii=False) if options["vars"] else None,
+        "as_of": run.as_of,
+        **{name: options.get(name) for name in (*_SELECTION, "defer")},
+    }
+    click.get_current_context().meta[_TAKEN] = {name: value for name, value in taken.items() if value}
+
+
 def _carried(words: tuple[str, ...]) -> Iterator[str]:
     ctx = click.get_current_context(silent=True)
     if ctx is None:
         return
-    given = {name: ctx.params[name] for name in _CARRIED if _is_given(ctx, name)}
+    taken = ctx.meta.get(_TAKEN, {})
+    given = {name: ctx.params[name] for name in _CARRIED if _is_given(ctx, name)} | taken
     if not given:
         return
     known = {option.name: option for option in _find(ctx, words).params if isinstance(option, click.Option)}
@@ -53,7 +71,7 @@ def _carried(words: tuple[str, ...]) -> Iterator[str]:
         option = known.get(name)
         if option is None or not set(words).isdisjoint(option.opts):
             continue
-        for each in value if isinstance(value, tuple) else (value,):
+        for each in value if isinstance(value, (tuple, list)) else (value,):
             yield from (option.opts[0], str(each))
 
 

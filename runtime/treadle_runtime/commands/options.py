@@ -131,7 +131,7 @@ def open_project(
     from treadle.files import find_root
 
     root = find_root(folder)
-    return open_run(root, environment, variables=_parse_variables(variables, root), as_of=as_of)
+    return open_run(root, environment, variables=_parse_variables(variables), as_of=as_of)
 
 
 def open_run(
@@ -177,7 +177,7 @@ def load_project(
     from treadle.files import find_root
 
     root = find_root(folder)
-    asked = Asked(root, environment, _parse_variables(variables, root), os.environ, as_of)
+    asked = Asked(root, environment, _parse_variables(variables), os.environ, as_of)
     return root, load_compiled(asked, root / ".treadle" / "cache")
 
 
@@ -212,16 +212,14 @@ def _to_moment(ctx: click.Context, parameter: click.Parameter, value: str | None
         raise click.BadParameter(str(error)) from error
 
 
-def _parse_variables(text: str | None, root: Path) -> dict[str, Any]:
+def _parse_variables(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
     from treadle.errors import Problem, UsageError
-    from treadle.projectfile import check_variables
     from treadle.yamlfile import read_yaml
 
     value = read_yaml(text, path="--vars").value
     if not isinstance(value, dict):
         fix = "write it as in --vars '{late_minutes: 30}'"
         raise UsageError(Problem("TR603", "--vars takes names and values", why=f"found {text!r}", fix=fix))
-    check_variables(root, value)
     return value

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from treadle_runtime.commands.build import build_and_tell
+from treadle_runtime.commands.hint import take_over
 from treadle_runtime.commands.options import interruption, json_option, open_run, place_options
 
 
@@ -38,6 +39,7 @@ def retry(threads: int | None, folder: Path, environment: str | None, as_json: b
         run = find_run(workspace.state, env)
     if run is not None:
         with open_run(root, env, variables=run.options["vars"], as_of=run.as_of) as workspace:
+            take_over(run)
             found = make_retry(workspace, run)
             if found is not None:
                 what = f"{len(found.failed)} that failed or were skipped" if found.failed else "the whole command"

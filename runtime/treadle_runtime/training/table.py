@@ -20,12 +20,12 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from treadle.replacing import replace_file
 from treadle_runtime.training import estimators
 
 FORMAT = 1
@@ -58,7 +58,7 @@ def read_or_build(cache: Path) -> Mapping[str, Any]:
         pass
     made = build(version)
     with suppress(OSError):  # it is a cache: on a full or read-only disk the next command makes it anew
-        _write(file, made)
+        replace_file(file, json.dumps(made, sort_keys=True).encode())
     return made
 
 
@@ -70,13 +70,6 @@ def build(version: str) -> dict[str, Any]:
     for name, found in all_estimators(type_filter=["classifier", "regressor"]):
         trainers[f"{_public_module(found)}.{name}"] = _describe(found)
     return {"format": FORMAT, "version": version, "aliases": _aliases(), "trainers": trainers}
-
-
-def _write(file: Path, table: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")  # always the same name, so that what a killed process leaves is replaced
-    new.write_text(json.dumps(table, sort_keys=True), encoding="utf-8")
-    os.replace(new, file)
 
 
 def _aliases() -> dict[str, dict[str, str]]:
