@@ -18,7 +18,11 @@ from treadle.yamlfile import read_yaml
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for folder in ("core", "runtime", "scaffold", "plugins") for path in (ROOT / folder).rglob("*.py")]
-DOCS = [ROOT / "README.md", *(ROOT / name / "README.md" for name in ("core", "runtime", "scaffold", "plugins", "ci"))]
+DOCS = [
+    ROOT / "README.md",
+    ROOT / "core/dbt.md",
+    *(ROOT / name / "README.md" for name in ("core", "runtime", "scaffold", "plugins", "ci")),
+]
 
 
 def commands() -> dict[str, click.Command]:

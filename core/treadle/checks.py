@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,12 +15,15 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from treadle.errors import Location, Problem
+from treadle import sql
+from treadle.errors import Location, Problem, ProjectError
+from treadle.guard import TEST_PREFIX
 from treadle.names import close_match, is_identifier
 from treadle.program import Query
 from treadle.project import Located, Project
 from treadle.scope import Scope, bad_name, read_expression
 from treadle.spec import (
+    BUILT_IN_TESTS,
     AcceptedRange,
     AcceptedValues,
     DataTest,
@@ -32,6 +36,7 @@ from treadle.sqlfile import SqlReader
 from treadle.step import Step
 from treadle.yamlfile import explain_value, word
 
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 _TESTABLE = ("source", "feature", "dataset", "model")
 
 
@@ -73,6 +78,10 @@ class _CheckReader:
                 self._generated(table.name, bound, located.at("columns", c, "tests", i))
 
     def _generated(self, table: str, test: DataTest, where: Location) -> None:
+        if test.kind not in BUILT_IN_TESTS:
+            with self.scope.collecting(""):
+                self._own(table, test, where)
+            return
         arguments = test.parsed()
         columns = [test.column] if test.column else list(arguments.columns if isinstance(arguments, Unique) else ())
         if not columns:
@@ -89,9 +98,40 @@ class _CheckReader:
         if test.where:
             with self.scope.collecting(""):
                 read_expression(test.where, where, what="`where` of a test")
-        name = self._free_name(re.sub(r"\W+", "_", "_".join((test.kind, table, *columns))))
+        self._add_generated(table, columns, test, where, tuple(dict.fromkeys(inputs)), query)
+
+    def _own(self, table: str, test: DataTest, where: Location) -> None:
+        """Compile a test of the project's own, a `{% test %}`."""
+        renderer = self.sql.renderer
+        if test.kind not in renderer.tests:
+            known = sorted((*BUILT_IN_TESTS, *renderer.tests))
+            what, fix = f'test "{word(test.kind)}" is not defined', f"known here: {', '.join(known)}"
+            suggestion = close_match(test.kind, known) or ""
+            self.scope.problems.append(Problem("TR104", what, where, "", suggestion, fix))
+            return
+        rows = f"ref({to_template(table)})"
+        if test.where:
+            read_expression(test.where, where, what="`where` of a test")
+            rows = f"'(select * from ' ~ {rows} ~ {to_template(f' where {test.where})')}"
+        columns = [test.column] if test.column else []
+        given = {**({"column_name": test.column} if columns else {}), **test.arguments}
+        named = ", ".join((rows, *(f"{key}={to_template(value)}" for key, value in given.items())))
+        try:
+            rendered = renderer.render(f"{{{{ {TEST_PREFIX}{test.kind}({named}) }}}}", path=where.path, name=test.kind)
+            query = sql.read_query(rendered, path=where.path, volatile=False)
+        except ProjectError as error:
+            raise ProjectError([_placed(problem, where) for problem in error.problems]) from error
+        resolved = [self.scope.resolve(ref, _TESTABLE, where, what="table") for ref in rendered.refs]
+        if all(resolved):
+            self._add_generated(table, columns, test, where, rendered.refs, query)
+
+    def _add_generated(
+        self, table: str, columns: list[str], test: DataTest, where: Location, inputs: tuple[str, ...], query: Query
+    ) -> None:
+        name = test.name or re.sub(r"\W+", "_", "_".join((test.kind, table, *columns)))
         config = {"test": test.kind, "column": ", ".join(columns), "arguments": test.arguments, "where": test.where}
-        self._add(name, where, tuple(dict.fromkeys(inputs)), query, config, test.severity)
+        free = self._free_name(name)
+        self._add(free, where, inputs, query, config, test.severity, tags=test.tags, description=test.description)
 
     def read_file(self, path: str) -> None:
         """Compile a query in tests/."""
@@ -169,6 +209,26 @@ class _CheckReader:
                 description=description,
             )
         )
+
+
+def _placed(problem: Problem, where: Location) -> Problem:
+    """Return a problem of the call that stands for a test in YAML, at the place of that."""
+    is_call = problem.where is not None and problem.where.path == where.path
+    return dataclasses.replace(problem, where=where) if is_call or problem.where is None else problem
+
+
+def to_template(value: Any) -> str:
+    """Return a value of YAML as an expression of a template."""
+    match value:
+        case None:
+            return "none"
+        case list():
+            return f"[{', '.join(map(to_template, value))}]"
+        case dict():
+            return "{" + ", ".join(f"{to_template(key)}: {to_template(each)}" for key, each in value.items()) + "}"
+        case str():
+            return "'" + "".join(_ESCAPES.get(c, c) for c in value) + "'"
+    return json.dumps(value)
 
 
 def _config_problem(name: str, where: Location, detail: ErrorDetails) -> Problem:

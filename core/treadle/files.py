@@ -17,10 +17,12 @@ from treadle.errors import Location, Problem, ProjectError
 PROJECT_FILE = "treadle.yml"
 FOLDERS = ("features", "models", "pipelines", "tests", "macros")
 YAML = (".yml", ".yaml")
-_IGNORED_FOLDERS = {"target", "build", "dist", "node_modules", "__pycache__", "data"}
+SEED = ".csv"
+_IGNORED_FOLDERS = {"target", "build", "dist", "node_modules", "__pycache__"}
 
 Stamp = tuple[int, int, int, int]
 """Size, time of modification and of change in ns, inode: a file that was written to has another."""
+NAMED: Stamp = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Found:
     """What a walk found.
 
     Attributes:
-        stamps: path below the root, with `/` -> stamp, in the order of paths; treadle.yml is among them.
+        stamps: path below the root, with `/` -> stamp, in the order of paths; treadle.yml is among them. Of a CSV that
+            may be a seed only the name counts here: `NAMED`.
         problems: folders that cannot be read, and links that lead out of the project.
     """
 
@@ -86,14 +89,22 @@ class _Walk:
                 if name[0] == "." or (entry.is_symlink() and not self._is_inside(entry, folder + name)):
                     continue
                 if entry.is_file():
-                    if name.endswith(endings) or (name == PROJECT_FILE and not folder):
+                    if name.endswith(SEED) and SEED in endings:
+                        self.stamps[folder + name] = NAMED
+                    elif name.endswith(endings) or (name == PROJECT_FILE and not folder):
                         stat = entry.stat()
                         self.stamps[folder + name] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-                elif entry.is_dir() and not (not folder and name in _IGNORED_FOLDERS):
+                elif entry.is_dir() and self._is_walked(folder, name):
                     inode = entry.stat().st_dev, entry.stat().st_ino
                     if inode not in seen and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
                         seen.add(inode)
                         folders.append(f"{folder}{name}/")
+
+    def _is_walked(self, folder: str, name: str) -> bool:
+        """Return whether a folder is looked into; of data/ only seeds/, for it may hold a million images."""
+        if not folder:
+            return name not in _IGNORED_FOLDERS
+        return folder != "data/" or name == "seeds"
 
     def _scan(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -122,9 +133,11 @@ class _Walk:
 def _endings(folder: str) -> tuple[str, ...]:
     """Return how the names of files end that are read in a folder."""
     top = folder.partition("/")[0]
+    if top == "data":
+        return (SEED, *YAML)
     if top not in FOLDERS:
         return (".py",)
-    return (".py", ".sql") if top == "macros" else (".py", ".sql", *YAML)
+    return (".py", ".sql") if top == "macros" else (".py", ".sql", ".md", *YAML)
 
 
 def digest_text(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from treadle.checks import block_readers, read_checks
+from treadle.docblocks import describe, read_blocks
 from treadle.errors import Location, Problem, ProjectError
 from treadle.incremental import check_inputs
 from treadle.modelling import PipelineReader
@@ -58,6 +59,9 @@ def compile_graph(
     steps += pipelines.read(tables.features)
     steps = add_stages(project, scope, tables.python, steps)
     steps += read_checks(project, scope, sql, tables.disabled)
+    blocks, problems = read_blocks(project.docs)
+    steps, undefined = describe(steps, blocks)
+    scope.problems += [*problems, *undefined]
     inputs = {step.id: step.inputs for step in steps}
     if (cycle := find_cycle(inputs)) is not None:
         scope.problems.append(_cycle_problem(cycle, {step.id: step for step in steps}))

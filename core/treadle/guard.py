@@ -12,6 +12,8 @@ from typing import Any, NoReturn, cast
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import TemplateAssertionError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 
 MAX_BITS = 4_096
@@ -20,8 +22,27 @@ CALLED_NAMES = ("as_of", "this")
 """Names that a template reads as a value and that are computed, and noted, when they are read."""
 
 
+TEST_PREFIX = "test_"
+"""Before the name of a `{% test %}`: its macro is called so."""
+
+
 class LimitError(Exception):
     """A template asked for more time, memory or output than it may have."""
+
+
+class TestTag(Extension):
+    """`{% test name(model, column_name) %}` ... `{% endtest %}`: a macro called `test_name`, as dbt has it."""
+
+    tags = {"test", "data_test"}  # noqa: RUF012  (Jinja declares it so)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the macro that a tag begins."""
+        tag = next(parser.stream)
+        macro = nodes.Macro(lineno=tag.lineno)
+        macro.name = f"{TEST_PREFIX}{parser.parse_assign_target(name_only=True).name}"
+        parser.parse_signature(macro)
+        macro.body = parser.parse_statements((f"name:end{tag.value}",), drop_needle=True)
+        return macro
 
 
 class Guard(NodeTransformer):

@@ -7,14 +7,16 @@ the SQL and Python files is not looked at here; nothing of the project is execut
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from treadle import yamlfile
 from treadle.errors import Location, Problem, ProjectError
-from treadle.files import PROJECT_FILE, YAML, Stamp, digest_text, find_files
+from treadle.files import NAMED, PROJECT_FILE, SEED, YAML, Stamp, digest_text, find_files
 from treadle.names import close_match, is_identifier
 from treadle.projectfile import environments_of, read_project_file, read_text
 from treadle.spec import (
@@ -26,6 +28,7 @@ from treadle.spec import (
     ModelSpec,
     PipelineSpec,
     ProjectSpec,
+    SeedSpec,
     SourceSpec,
     Spec,
     SqlTestSpec,
@@ -35,6 +38,7 @@ from treadle.yamlfile import Document
 
 _SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
     "sources": ("features", SourceSpec),
+    "seeds": ("features", SeedSpec),
     "entities": ("features", EntitySpec),
     "features": ("features", FeatureSpec),
     "datasets": ("models", DatasetSpec),
@@ -42,8 +46,18 @@ _SECTIONS: Mapping[str, tuple[str, type[Described]]] = {
     "pipelines": ("pipelines", PipelineSpec),
     "tests": ("tests", SqlTestSpec),
 }
-_KINDS = {"sources": "source", "entities": "entity", "datasets": "dataset", "models": "model", "pipelines": "pipeline"}
+_KINDS = {
+    "sources": "source",
+    "seeds": "source",
+    "entities": "entity",
+    "datasets": "dataset",
+    "models": "model",
+    "pipelines": "pipeline",
+}
 _DEFAULTS_OF: Mapping[str, type[Spec]] = {"features": FeatureConfig, "models": ModelSpec, "pipelines": PipelineSpec}
+
+_SEEDS = re.compile(r"^seeds\s*:", re.MULTILINE)
+_WORD = re.compile(r"\w+")
 
 SpecT_co = TypeVar("SpecT_co", bound=Spec, covariant=True)
 
@@ -69,7 +83,9 @@ class Project:
         root: the folder that holds treadle.yml.
         environment: the environment that is worked in.
         variables: treadle.yml's, then the environment's, then those of the call.
+        seeds: CSVs that no source reads and some text names, as sources: tables where nothing else has their name.
         sql_features: path -> text of features/**/*.sql; `sql_tests` and `macros` alike.
+        docs: path -> text of Markdown files, which may hold docs blocks.
         python: path -> text of every Python file of the project.
         files: path -> stamp and digest of every file that was read, as `treadle.files` finds them.
         broken: names whose entries had problems; what refers to them is not reported again.
@@ -83,6 +99,7 @@ class Project:
     environment: str
     variables: Mapping[str, Any]
     sources: Mapping[str, Located[SourceSpec]]
+    seeds: Mapping[str, Located[SourceSpec]]
     entities: Mapping[str, Located[EntitySpec]]
     features: Mapping[str, Located[FeatureSpec]]
     datasets: Mapping[str, Located[DatasetSpec]]
@@ -92,6 +109,7 @@ class Project:
     sql_features: Mapping[str, str]
     sql_tests: Mapping[str, str]
     macros: Mapping[str, str]
+    docs: Mapping[str, str]
     python: Mapping[str, str]
     files: Mapping[str, tuple[Stamp, str]]
     broken: frozenset[str]
@@ -145,13 +163,14 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
     reader = _Reader(root, allowed_folders(root, spec.allow_paths), problems)
     reader.read_folders(spec, text)
     chosen = spec.environments.get(environment)
-    entries = reader.entries
+    entries, generic = reader.entries, reader.texts("tests/generic", ".sql")
     return Project(
         root=root,
         spec=spec,
         environment=environment,
         variables={**spec.vars, **(chosen.vars if chosen else {}), **(variables or {})},
-        sources=entries["sources"],
+        sources={**entries["sources"], **reader.described_seeds()},
+        seeds=reader.other_seeds(),
         entities=entries["entities"],
         features=entries["features"],
         datasets=entries["datasets"],
@@ -159,8 +178,9 @@ def read_project(root: Path, *, environment: str | None = None, variables: Mappi
         pipelines=entries["pipelines"],
         tests=entries["tests"],
         sql_features=reader.texts("features", ".sql"),
-        sql_tests=reader.texts("tests", ".sql"),
-        macros=reader.texts("macros", ".sql"),
+        sql_tests={path: text for path, text in reader.texts("tests", ".sql").items() if path not in generic},
+        docs=reader.texts("", ".md"),
+        macros={**reader.texts("macros", ".sql"), **generic},
         python=reader.texts("", ".py"),
         files=reader.files,
         broken=frozenset(reader.broken),
@@ -184,7 +204,8 @@ def _check_defaults(spec: ProjectSpec, document: Document) -> tuple[dict[str, di
             problems.append(Problem("TR004", f'"{folder}" takes no defaults', where, "", suggestion, fix))
             continue
         kept[folder] = {}
-        for key, value in values.items():
+        for written, value in values.items():
+            key = written.removeprefix("+")
             wrong = yamlfile.parse_spec(document, kind, {key: value}, path=("defaults", folder), is_part=True)[1]
             problems += wrong
             if not wrong:
@@ -223,7 +244,11 @@ class _Reader:
             top = path.split("/")[0]
             suffix = os.path.splitext(path)[1]
             try:
-                if suffix == ".sql" and top in ("models", "pipelines"):
+                if suffix == SEED:
+                    self.files[path] = NAMED, ""
+                elif top == "data":
+                    self._read_seeds(path, spec)
+                elif suffix == ".sql" and top in ("models", "pipelines"):
                     self._refuse_sql(path, top)
                 elif suffix not in YAML:
                     self._texts[path] = self._read_text(path)
@@ -252,6 +277,45 @@ class _Reader:
             self.unread |= {kind for section, kind in _KINDS.items() if _SECTIONS[section][0] == folder}
             self.unread_texts.append(self._yaml.get(path, ""))
 
+    def _read_seeds(self, path: str, spec: ProjectSpec) -> None:
+        """Read what YAML beside seeds says of them; other YAML in data/ is data."""
+        text = self._read_text(path)
+        if _SEEDS.search(text):
+            self._yaml[path] = text
+            self._read_yaml(path, text, spec)
+
+    def described_seeds(self) -> dict[str, Any]:
+        """Return the sources that `seeds:` describe; what has no file is a problem."""
+        files = {PurePosixPath(path).stem: path for path, (stamp, _) in self.files.items() if stamp == NAMED}
+        found = {}
+        for name, located in self.entries["seeds"].items():
+            if name in files:
+                found[name] = Located(located.spec.to_source(files[name]), located.document, located.path)
+                continue
+            suggestion, fix = close_match(name, files) or "", f"add data/{name}.csv"
+            what = f'seed "{name}" is described but has no file'
+            self.problems.append(Problem("TR103", what, located.at(), "", suggestion, fix))
+            self.broken.add(name)
+        return found
+
+    def other_seeds(self) -> dict[str, Located[SourceSpec]]:
+        """Return CSVs that nothing describes and no source reads, and that some query, function or YAML names."""
+        read = [path for located in self.entries["sources"].values() for path in located.spec.paths]
+        found = {}
+        words: set[str] | None = None
+        for path, (stamp, _) in self.files.items():
+            name = PurePosixPath(path).stem
+            if stamp != NAMED or name in self.entries["seeds"] or not is_identifier(name):
+                continue
+            if any(fnmatchcase(path, pattern.removeprefix("./")) for pattern in read):
+                continue
+            if words is None:
+                words = {word for text in (*self._texts.values(), *self._yaml.values()) for word in _WORD.findall(text)}
+            if name in words:
+                spec = SourceSpec(name=name, path=path, description="a seed")
+                found[name] = Located(spec, Document(path, {}, {}, ()), ())
+        return found
+
     def _refuse_sql(self, path: str, folder: str) -> None:
         fix = "move it to features/ if it makes a table, or to tests/ if its rows are failures"
         self.problems.append(Problem("TR011", f"a query does not belong into {folder}/", Location(path), fix=fix))
@@ -263,8 +327,10 @@ class _Reader:
             fix = "begin with the section that the list belongs to"
             raise ProjectError(Problem("TR004", "a YAML file holds no sections", document.locate(), why, fix=fix))
         folder = path.split("/")[0]
-        here = [section for section, (home, _) in _SECTIONS.items() if home == folder]
+        here = ["seeds"] if folder == "data" else [s for s, (home, _) in _SECTIONS.items() if home == folder]
         for section, items in document.value.items():
+            if section == "version" and items == 2:  # of dbt's form
+                continue
             if section not in _SECTIONS:
                 suggestion = close_match(section, _SECTIONS) or ""
                 fix = f"in {folder}/ stand: {', '.join(here)}"

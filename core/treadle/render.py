@@ -23,7 +23,7 @@ from jinja2.runtime import Macro
 
 from treadle.blame import CallError, calling_line, explain, line_at, line_table, shown
 from treadle.errors import Location, Problem, ProjectError
-from treadle.guard import CALLED_NAMES
+from treadle.guard import CALLED_NAMES, TEST_PREFIX
 from treadle.literal import Call, Text, read_literal
 from treadle.names import close_match
 from treadle.sandbox import Door, Sandbox
@@ -104,6 +104,7 @@ class Renderer:
         as_of: the moment that `as_of` stands for, in ISO 8601, UTC by default; None when not fixed.
 
     Attributes:
+        tests: name of each `{% test %}` -> its file.
         read_environ: name -> value of the environment variables that were asked for; None for those not set.
         read_variables: the names that var() was asked for.
 
@@ -127,6 +128,7 @@ class Renderer:
         self._sources = {path: _NEWLINE.sub("\n", text) for path, text in (macros or {}).items()}
         self._local = threading.local()
         self._sandbox = Sandbox()
+        self.tests: dict[str, str] = {}
         for name in FUNCTIONS:
             self._sandbox.globals[name] = Door(name, getattr(self, f"_{name}"))
         if self._sources:
@@ -223,9 +225,13 @@ class Renderer:
     # macros
 
     def _load_macros(self) -> None:
-        """Make every macro of every file a global, bound when it is called: files may stand in any order."""
-        found: dict[str, Macro] = {}
-        owners: dict[str, str] = {}
+        """Make every macro of every file a global, bound when it is called: files may stand in any order.
+
+        Those of a folder in macros/ are a package: `money.cents()` is that of macros/money/. By its name alone a macro
+        is found where no other package has one of that name, or where it stands in none.
+        """
+        found: dict[str, dict[str, Macro]] = {}
+        owners: dict[tuple[str, str], str] = {}
         problems: list[Problem] = []
         trees = {}
         for path in sorted(self._sources):
@@ -235,25 +241,42 @@ class Renderer:
                 problems += self._claim(trees[path], path, owners)
             except Exception as error:
                 problems.append(self._explain(error, path, self._sources[path]))
-        for name in owners:
-            self._sandbox.globals[name] = Door(name, _late(found, name))
+        self._offer(found, owners)
         for path, tree in trees.items():
             try:
                 with self._sandbox.limited():
                     self._local.rendering = _Rendering("")
                     code = self._sandbox.compile(tree, None, path)
                     module = Template.from_code(self._sandbox, code, self._sandbox.globals).module
-                    found |= {name: value for name, value in vars(module).items() if isinstance(value, Macro)}
+                    found[path] = {name: value for name, value in vars(module).items() if isinstance(value, Macro)}
             except Exception as error:
                 problems.append(self._explain(error, path, self._sources[path]))
         if problems:
             raise ProjectError(problems)
 
-    def _claim(self, tree: nodes.Template, path: str, owners: dict[str, str]) -> Iterator[Problem]:
+    def _offer(self, found: Mapping[str, Mapping[str, Macro]], owners: Mapping[tuple[str, str], str]) -> None:
+        """Make macros globals, and packages of them."""
+        packages: dict[str, dict[str, Door]] = {}
+        homes: dict[str, list[str]] = {}
+        for (package, name), path in owners.items():
+            packages.setdefault(package, {})[name] = Door(name, _late(found, path, name))
+            homes.setdefault(name, []).append(package)
+        for name, where in homes.items():
+            if "" in where or len(where) == 1:
+                home = "" if "" in where else where[0]
+                self._sandbox.globals[name] = packages[home][name]
+                if name.startswith(TEST_PREFIX):
+                    self.tests[name.removeprefix(TEST_PREFIX)] = owners[home, name]
+        for package, macros in packages.items():
+            if package:
+                self._sandbox.globals.setdefault(package, macros)
+
+    def _claim(self, tree: nodes.Template, path: str, owners: dict[tuple[str, str], str]) -> Iterator[Problem]:
         for macro in tree.body:
             if not isinstance(macro, nodes.Macro) or macro.name.startswith("_"):
                 continue
             where = Location(path, macro.lineno, 0, line_at(self._sources[path], macro.lineno).strip())
+            home = _package_of(path), macro.name
             if macro.name in self._sandbox.globals:
                 yield Problem(
                     "TR102",
@@ -261,10 +284,10 @@ class Renderer:
                     where,
                     fix="give it another name",
                 )
-            elif macro.name in owners:
-                why = f"it stands in {owners[macro.name]} too"
+            elif home in owners:
+                why = f"it stands in {owners[home]} too"
                 yield Problem("TR102", f'macro "{macro.name}" is defined twice', where, why, fix="rename one of them")
-            owners.setdefault(macro.name, path)
+            owners.setdefault(home, path)
 
     # what templates may call
 
@@ -403,8 +426,14 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _late(macros: Mapping[str, Macro], name: str) -> Any:
-    return lambda *args, **kwargs: macros[name](*args, **kwargs)
+def _late(macros: Mapping[str, Mapping[str, Macro]], path: str, name: str) -> Any:
+    return lambda *args, **kwargs: macros[path][name](*args, **kwargs)
+
+
+def _package_of(path: str) -> str:
+    """Return the folder in macros/ that a file stands in; "" for none."""
+    parts = path.split("/")
+    return parts[1] if parts[0] == "macros" and len(parts) > 2 else ""
 
 
 def _map_lines(pieces: list[tuple[str, int, bool]]) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from treadle.guard import MAX_BITS, Code, Guard, LimitError
+from treadle.guard import MAX_BITS, Code, Guard, LimitError, TestTag
 
 MAX_SOURCE = 2**20
 MAX_TOKENS = 20_000
@@ -128,7 +128,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             undefined=StrictUndefined,
             keep_trailing_newline=True,
             optimized=False,
-            extensions=["jinja2.ext.do"],
+            extensions=["jinja2.ext.do", TestTag],
         )
         self._local = threading.local()
         self.globals: dict[str, Any] = {

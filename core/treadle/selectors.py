@@ -38,7 +38,7 @@ def read_selectors(root: Path) -> Selectors:
     """Read a project's selectors.yml; without that file there are none.
 
     Raises:
-        ProjectError: it is wrong: TR002 to TR007, TR105 a name twice, TR609 two are the default.
+        ProjectError: it is wrong: TR002 to TR007, TR102 a name twice, TR609 two are the default.
     """
     file = root / SELECTORS_FILE
     if not file.is_file():
@@ -69,7 +69,7 @@ class _Reader:
             self._check_keys(place, entry, _KEYS)
             if name in named:
                 what = f'selector "{name}" is defined twice'
-                self.problems.append(Problem("TR105", what, self.document.locate(*place, "name"), fix="rename one"))
+                self.problems.append(Problem("TR102", what, self.document.locate(*place, "name"), fix="rename one"))
             if "definition" not in entry:
                 what, where = '"definition" is missing', self.document.locate(*place)
                 self.problems.append(Problem("TR006", what, where, fix="add `definition:`"))

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from treadle import dbtforms
 from treadle.names import is_identifier, parse_duration_us, parse_moment_us
 
 SPEC_VERSION = 1
@@ -165,42 +166,49 @@ class Relationships(Spec):
 class DataTest(Spec):
     """One test of a column or a table, in its normal form.
 
-    In YAML a test is its name (`not_null`) or its name with arguments (`accepted_values: {values: [a, b]}`);
-    `severity` and `where` (a condition on the rows that are looked at) stand among the arguments.
+    In YAML a test is its name (`not_null`) or its name with arguments (`accepted_values: {values: [a, b]}`); `name`,
+    `description`, `severity`, `tags` and `where` (a condition on the rows that are looked at) stand among the
+    arguments. A kind that is not built in is a `{% test %}` of the project's own, whose arguments it checks.
     """
 
-    kind: Literal["not_null", "unique", "accepted_values", "accepted_range", "relationships"]
+    kind: str
     column: str = ""
     arguments: dict[str, Any] = Field(default_factory=dict)
+    name: Name | None = None
+    description: str = ""
     severity: Severity = "error"
     where: str = ""
+    tags: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"kind": value}
-        if isinstance(value, dict) and len(value) == 1 and "kind" not in value:
-            kind, arguments = next(iter(value.items()))
-            if not isinstance(arguments, dict):
-                raise ValueError(f"{kind} takes named arguments, as in {kind}: {{...}}")
-            rest = dict(arguments)
-            found: dict[str, Any] = {"kind": kind, "arguments": rest}
-            for key in ("severity", "where"):
-                if key in rest:
-                    found[key] = rest.pop(key)
-            return found
-        return value
+        if not isinstance(value, dict) or "kind" in value:
+            return value
+        kind, rest = value.get("test_name"), {key: each for key, each in value.items() if key != "test_name"}
+        if kind is None:
+            if len(value) != 1:
+                return value
+            kind, rest = next(iter(value.items()))
+        if not isinstance(rest, dict):
+            raise ValueError(f"{kind} takes named arguments, as in {kind}: {{...}}")
+        given = dbtforms.flatten(rest, nested=dbtforms.NESTED)
+        own = {key: given.pop(key) for key in ("name", "description", "severity", "where", "tags") if key in given}
+        return {"kind": kind, "arguments": given, **own}
 
     @model_validator(mode="after")
     def _check_arguments(self) -> DataTest:
+        if self.kind not in _TEST_ARGUMENTS:
+            return self
         try:
             self.parsed()
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             takes = ", ".join(_TEST_ARGUMENTS[self.kind].model_fields) or "no arguments"
             reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-            raise ValueError(f"{self.kind} takes {takes} (and severity, where); {reason}") from None
+            raise ValueError(f"{self.kind} takes {takes} (and name, severity, where, ...); {reason}") from None
         return self
 
     def parsed(self) -> NotNull | Unique | AcceptedValues | AcceptedRange | Relationships:
@@ -208,6 +216,7 @@ class DataTest(Spec):
         return _TEST_ARGUMENTS[self.kind].model_validate(self.arguments)
 
 
+BUILT_IN_TESTS = ("not_null", "unique", "accepted_values", "accepted_range", "relationships")
 _TEST_ARGUMENTS: dict[str, type[NotNull | Unique | AcceptedValues | AcceptedRange | Relationships]] = {
     "not_null": NotNull,
     "unique": Unique,
@@ -223,7 +232,14 @@ class Column(Spec):
     name: str
     type: str = ""
     description: str = ""
+    tags: tuple[str, ...] = ()
+    meta: dict[str, Any] = Field(default_factory=dict)
     tests: tuple[DataTest, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_dbt(cls, value: Any) -> Any:
+        return dbtforms.flatten(value)
 
 
 class Table(Described):
@@ -231,6 +247,11 @@ class Table(Described):
 
     columns: tuple[Column, ...] = ()
     tests: tuple[DataTest, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_dbt(cls, value: Any) -> Any:
+        return dbtforms.flatten(value)
 
 
 # features/
@@ -318,6 +339,25 @@ class SourceSpec(Table):
         return _format_of(self.paths[0], self.format)
 
 
+class SeedSpec(Table):
+    """A small CSV in data/ or data/seeds/, by its name; types are found or said in `columns` or `column_types`."""
+
+    column_types: dict[str, str] = Field(default_factory=dict)
+    delimiter: str | None = None
+
+    def to_source(self, path: str) -> SourceSpec:
+        """Return the source that the file at `path` is."""
+        described = {column.name: column for column in self.columns}
+        typed = {name: Column(name=name, type=kind) for name, kind in self.column_types.items()}
+        columns = [
+            column.model_copy(update={"type": column.type or typed.get(name, column).type})
+            for name, column in described.items()
+        ]
+        columns += [column for name, column in typed.items() if name not in described]
+        own = {name: getattr(self, name) for name in ("name", "description", "tags", "meta", "tests")}
+        return SourceSpec(**own, path=path, columns=tuple(columns), csv=CsvOptions(delimiter=self.delimiter))
+
+
 class EntitySpec(Described):
     """What features describe: a carrier, a customer; its key column has its name, unless `keys` says otherwise."""
 
@@ -345,7 +385,19 @@ class FeatureConfig(Tried):
     volatile: Literal["run", "day"] | None = None
     threads: int = Field(default=1, ge=1, le=256)
     tags: tuple[str, ...] = ()
+    meta: dict[str, Any] = Field(default_factory=dict)
     enabled: bool = True
+
+    @field_validator("materialized", mode="before")
+    @classmethod
+    def _ephemeral_is_view(cls, value: Any) -> Any:
+        """Take dbt's word for what is part of its readers: views here are."""
+        return "view" if value == "ephemeral" else value
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _one_tag(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class FeatureSpec(Table, FeatureConfig):

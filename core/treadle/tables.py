@@ -53,6 +53,7 @@ class TableReader:
         self.python = pycode.Sources(project.python)
         self.functions: list[pycode.Function] = []
         self.queries: dict[str, str] = {}
+        self.sources = dict(project.sources)
         self.features: dict[str, Feature] = {}
         self.disabled: set[str] = set()
         self.steps: list[Step] = []
@@ -69,6 +70,10 @@ class TableReader:
             if path.startswith("features/"):
                 with self.scope.collecting(PurePosixPath(path).stem, unread="feature"):
                     self._define_functions(path)
+        for name, located in self.project.seeds.items():
+            if name not in self.scope.kinds and name not in self.scope.broken:
+                self.scope.define(name, "source", located.at())
+                self.sources[name] = located
         for name, described in self.project.features.items():
             if self.scope.kinds.get(name) != "feature" and name not in self.scope.broken:
                 self._report_described(name, described.at())
@@ -88,7 +93,7 @@ class TableReader:
 
     def read(self) -> list[Step]:
         """Return the steps of all sources and enabled features."""
-        for name in self.project.sources:
+        for name in self.sources:
             self.steps.append(self._source(name))
         for name, path in self.queries.items():
             with self.scope.collecting(name):
@@ -99,7 +104,7 @@ class TableReader:
         return self.steps
 
     def _source(self, name: str) -> Step:
-        located = self.project.sources[name]
+        located = self.sources[name]
         spec = located.spec
         settings: dict[str, Any] = {"paths": list(spec.paths)}
         if spec.freshness is not None:
@@ -168,7 +173,7 @@ class TableReader:
                 where=feature.where,
                 inputs=inputs,
                 config=counted,
-                settings={"static": config.static, **config.limits},
+                settings={"static": config.static, **config.limits, **({"meta": config.meta} if config.meta else {})},
                 tags=config.tags,
                 description=feature.description,
                 **rest,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.resolver import BaseResolver
 
+from treadle import dbtforms
 from treadle.errors import Location, Problem, ProjectError
 from treadle.names import close_match
 
@@ -101,12 +102,14 @@ class Document:
 def _descend(value: Any, part: str | int) -> Path | None:
     """Return the keys that lead to `part` from `value`: one, or two through the short form `{name: {part: ...}}`."""
     if isinstance(value, dict):
-        if part in value:
-            return (part,)
+        if (path := dbtforms.find(value, part)) is not None:
+            return path
         if len(value) == 1:
             key, inner = next(iter(value.items()))
-            if isinstance(inner, dict) and part in inner:
-                return (key, part)
+            if isinstance(inner, dict) and (path := dbtforms.find(inner, part)) is not None:
+                return (key, *path)
+        if f"+{part}" in value:
+            return (f"+{part}",)
     if isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
         return (part,)
     return None

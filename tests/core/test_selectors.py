@@ -90,7 +90,7 @@ def test_names_and_defaults_are_unique(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as raised:
         read(tmp_path, text)
     assert [(each.code, each.where.line) for each in raised.value.problems if each.where] == [
-        ("TR105", 3),
+        ("TR102", 3),
         ("TR006", 4),
         ("TR004", 5),
         ("TR609", 1),
