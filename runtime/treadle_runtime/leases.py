@@ -13,10 +13,11 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from treadle.errors import StoreError
 from treadle.plan import Plan
 from treadle_runtime import disk
 from treadle_runtime.lock import hold_lock, is_held, try_lock
@@ -78,9 +79,9 @@ def held_by_readers(root: Path) -> list[Holder]:
     for path in (folder / name for name in disk.names_in(folder)):
         if is_held(path):
             found.append(_read_holder(path))
-        elif disk.is_writable(folder):
-            with try_lock(path):  # leaving the block removes the file
-                pass
+            continue
+        with suppress(OSError, StoreError), try_lock(path):  # leaving the block removes the file
+            pass
     return found
 
 

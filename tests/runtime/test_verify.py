@@ -131,7 +131,18 @@ def test_missing_version_is_noticed_by_a_build_and_a_missing_part_by_who_reads_i
     project.edit("features/spend.sql", "count(*) as n", "count(*) + 1 as n")
     assert "part-0.parquet is missing" in project.treadle("build", code=1).stderr
     [wrong] = project.json("verify", "--repair")["wrong"]  # nothing can have been computed from it
-    assert wrong["step"] == "orders"
+    assert wrong == {
+        "fingerprint": part.parent.name,
+        "status": "damaged",
+        "step": "orders",
+        "why": "part-0.parquet is missing",
+        "environments": ["dev"],
+        "models": [],
+        "holders": [],
+        "is_withdrawn": True,
+        "is_planned": True,
+        "roots": [],
+    }
     project.edit("features/spend.sql", "count(*) + 1 as n", "count(*) as n")
     project.treadle("build")
     assert project.metas() == before

@@ -75,9 +75,24 @@ def _to_json(report: Report, commands: list[str]) -> dict[str, Any]:
         "state": [problem.to_json() for problem in report.state],
         "versions": len(report.checked),
         "bytes": sum(report.checked.values()),
-        "wrong": [vars(each) for each in report.wrong],
+        "wrong": [_to_row(each) for each in report.wrong],
         "catalogs": {env: problem.to_json() if problem else None for env, problem in report.catalogs.items()},
         "next": commands,
+    }
+
+
+def _to_row(wrong: Wrong) -> dict[str, Any]:
+    return {
+        "fingerprint": wrong.fingerprint,
+        "status": wrong.status,
+        "step": wrong.step,
+        "why": wrong.why,
+        "environments": wrong.environments,
+        "models": wrong.models,
+        "holders": wrong.holders,
+        "is_withdrawn": wrong.is_withdrawn,
+        "is_planned": wrong.is_planned,
+        "roots": wrong.roots,
     }
 
 
