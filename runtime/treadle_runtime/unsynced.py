@@ -115,6 +115,8 @@ def _settle(root: Path, sync: Callable[[], None], withdraw: Withdraw, *, run_id:
         with _notes_held(root):
             n = withdraw(min((_begun(folder / name) for name in over), default=math.inf))
         _forget_all(folder, over)
+        if not n:
+            raise
         why = f"withdrawn is what was published and may not be on the disk: {n:,} version{'s' * (n != 1)}"
         raise StoreError(replace(problem, why=f"{problem.why}\n{why}") for problem in error.problems) from error
     _forget_all(folder, over)
