@@ -32,6 +32,7 @@ from treadle_runtime.quarantine_read import Files, find_form_of_any
 from treadle_runtime.session import Lend
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import SourcePart
+from treadle_runtime.textfile import is_last_line_too_long
 from treadle_runtime.timedtable import check_time
 from treadle_runtime.times import part_times
 
@@ -116,8 +117,10 @@ class _Reader:
     def _write_plain(self, con: Connection, file: Path, folder: Path) -> Written | None:
         """Write a file that is as plain as most are, without any detection; None where it is not."""
         select = self.form.plain_select(file)
+        if select is None or is_last_line_too_long(file):
+            return None
         try:
-            return None if select is None else self._run(con, select, folder)
+            return self._run(con, select, folder)
         except StepError as error:
             if isinstance(error.__cause__, duckdb.InterruptException):
                 raise
