@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"CSV Error on Line: (\d+)\nOriginal Line: ?(.*)")
 _CAST = re.compile(r"""converting column "(.*)"\. Could not convert string "(.*)" to '(.*?)'\n""", re.DOTALL)
 _COUNT = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
+_LENGTH = re.compile(r"Maximum line size of (\d+) bytes exceeded")
 _HOLDER = re.compile(r"Conflicting lock is held in (\S+) \(PID (\d+)\)")
 _PREFIX = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 _MAX_TEXT = 80
+TOO_LONG = "the row is longer than"
 _OPEN_QUOTE = "a quote is not closed"
 
 
@@ -88,6 +90,8 @@ def csv_reason(message: str) -> tuple[str, str]:
     if count := _COUNT.search(message):
         why = f"{count[2]} fields, where the first line has {count[1]}"
         return why, "correct the line; a value that holds the delimiter needs quotes"
+    if length := _LENGTH.search(message):
+        return f"{TOO_LONG} {int(length[1]):,} bytes", "correct the file, or give it as Parquet"
     if "unterminated quote" in message:
         return _OPEN_QUOTE, "close it, or say that nothing is quoted with `csv: {quote: ''}`"
     reason = message.split("\nPossible")[0].strip().splitlines()[-1]

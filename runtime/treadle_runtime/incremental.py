@@ -79,8 +79,10 @@ def _intervals(step: Step, setting: Setting, inputs: Sequence[Input]) -> list[In
     if n is not None and n <= MAX_INTERVALS:
         return list_intervals(first, last, setting.length)
     said = [f'"{each.name}" has rows from {_shown(span([each]))}' for each in inputs if each.parts]
-    many = f"that would be {n:,} intervals of {step.config['interval']}; at most {MAX_INTERVALS:,} are kept"
-    why = "\n".join((*said[:3], "an interval lies in the years 1 to 9999" if n is None else many))
+    many = "an interval ends in the years 1 to 9999"
+    if n is not None:
+        many = f"that would be {n:,} intervals of {step.config['interval']}; at most {MAX_INTERVALS:,} are kept"
+    why = "\n".join((*said[:3], many))
     fix = "leave rows of a wrong time out of what it reads, set begin, or make the intervals longer"
     raise StepError(Problem("TR733", f'feature "{step.name}" has too many intervals', step.where, why, fix=fix))
 

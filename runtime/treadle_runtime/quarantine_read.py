@@ -19,13 +19,22 @@ import duckdb
 
 from treadle.errors import StepError, StoreError
 from treadle_runtime import bad_rows, readers
+from treadle_runtime.diagnosis import TOO_LONG
 from treadle_runtime.disk import disk_full
 from treadle_runtime.diskfull import is_disk_full, why_full
 from treadle_runtime.engine import Connection
 from treadle_runtime.form import Form, find_first, find_form
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import SourcePart
-from treadle_runtime.textfile import Dialect, copy_sql, read_dialect, read_first_row
+from treadle_runtime.textfile import (
+    LONGEST_ROW,
+    Dialect,
+    copy_sql,
+    is_compressed,
+    long_lines_sql,
+    read_dialect,
+    read_first_row,
+)
 from treadle_runtime.types import quote_text
 from treadle_runtime.viewsql import escape_glob
 
@@ -145,6 +154,7 @@ def _copied(files: Files) -> Iterator[Files]:
             target = folder / part.path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             n_columns = len(read_first_row(file, dialect))
+            _check_lengths(files, part, file, long_lines_sql(escape_glob(str(file)), dialect, n_columns))
             _copy(files.con, copy_sql(escape_glob(str(file)), dialect, n_columns), target, dialect)
             bad = next(bad_rows.read_rows(files.con, part, file, files.config["name"]), None)
             if bad is not None and bad["line"] == 1:
@@ -152,6 +162,17 @@ def _copied(files: Files) -> Iterator[Files]:
                 raise bad_rows.unreadable(files.config["name"], part, bad, why)
             parts.append(replace(part, path=part.path.lstrip("/"), size=target.stat().st_size))
         yield replace(files, observed=replace(files.observed, parts=tuple(parts)), root=folder)
+
+
+def _check_lengths(files: Files, part: SourcePart, file: Path, select: str) -> None:
+    """Raise TR713 where a row is too long: what reads the file from here on would not even tell that it left it out."""
+    if part.size < LONGEST_ROW and not is_compressed(file):
+        return
+    files.con.execute(select).fetchall()
+    rows = bad_rows.read_rows(files.con, part, file, files.config["name"])
+    if long := next((row for row in rows if row["error"].startswith(TOO_LONG)), None):
+        raise bad_rows.unreadable(files.config["name"], part, long, "bad_rows: quarantine cannot leave it out")
+    bad_rows.clear(files.con)
 
 
 def _copy(con: Connection, select: str, target: Path, dialect: Dialect) -> None:

@@ -24,7 +24,7 @@ from treadle.errors import StepError
 from treadle.fingerprint import to_canonical_json
 from treadle_runtime import engine, quarantine, readers
 from treadle_runtime.connection_pool import ConnectionPool
-from treadle_runtime.engine import Connection, Written
+from treadle_runtime.engine import PART, Connection, Written
 from treadle_runtime.intervals import rule_of
 from treadle_runtime.job import Job, Made
 from treadle_runtime.pieces import Piece, Pieces, link_part
@@ -32,8 +32,11 @@ from treadle_runtime.quarantine_read import Files, find_form_of_any
 from treadle_runtime.session import Lend
 from treadle_runtime.sources import Observed
 from treadle_runtime.state import SourcePart
-from treadle_runtime.timedtable import check_time
-from treadle_runtime.times import part_times
+from treadle_runtime.textfile import is_last_line_too_long
+from treadle_runtime.timedtable import check_found, check_time
+from treadle_runtime.times import part_times, read_statistics
+from treadle_runtime.types import quote_text
+from treadle_runtime.viewsql import escape_glob
 
 REVISION = 1
 """Raised by one when Treadle itself would read a file differently."""
@@ -55,7 +58,7 @@ def run_files(job: Job, config: Mapping[str, Any], lend: Lend, pieces: Pieces) -
         pieces: reads files, and keeps those that were read.
 
     Raises:
-        StepError: what `readers.load` and `readers.reading` raise; TR706, TR712 of the event_time.
+        StepError: what `readers.load` and `readers.reading` raise; TR706, TR712, TR731 of the event_time.
     """
     if job.observed is None:
         raise ValueError(f"{job.step.id} was not observed")
@@ -110,14 +113,26 @@ class _Reader:
                     form=self.form,
                     has_names=False,
                 )
+            self._check_times(con, folder, part.path)
         info = quarantine.to_info(self.config, n_bad)
         return Made(written.columns, info=info, times=part_times(folder, self.config["event_time"]))
+
+    def _check_times(self, con: Connection, folder: Path, path: str) -> None:
+        """Raise TR731 where a row has no time, by which it would be found."""
+        column = self.config["event_time"]
+        told = read_statistics(folder / PART, column)
+        if told is None or told.nulls or told.times is None:
+            select = f"select * from read_parquet({quote_text(escape_glob(str(folder / PART)))})"
+            kind = check_time(engine.describe(con, select), column, what=self.what)
+            check_found(con, select, column, kind, what=self.what, path=path, where=self.job.step.where)
 
     def _write_plain(self, con: Connection, file: Path, folder: Path) -> Written | None:
         """Write a file that is as plain as most are, without any detection; None where it is not."""
         select = self.form.plain_select(file)
+        if select is None or is_last_line_too_long(file):
+            return None
         try:
-            return None if select is None else self._run(con, select, folder)
+            return self._run(con, select, folder)
         except StepError as error:
             if isinstance(error.__cause__, duckdb.InterruptException):
                 raise

@@ -14,7 +14,7 @@ from treadle.names import close_match
 from treadle_runtime import engine, sources, times
 from treadle_runtime.columns import TIME_TYPES
 from treadle_runtime.engine import Connection
-from treadle_runtime.intervals import Input, Interval, rule_of
+from treadle_runtime.intervals import Input, Interval, find_pieces, rule_of
 from treadle_runtime.job import Origin, Relation
 from treadle_runtime.store import Column, Part, Version
 from treadle_runtime.types import quote_name, quote_text, stored_columns
@@ -90,7 +90,7 @@ def survey(con: Connection, relation: Relation, scratch: Path) -> TimedTable:
         scratch: an own folder, which the connection may write to.
 
     Raises:
-        StepError: TR706 it lacks its event_time, TR712 that is no time.
+        StepError: TR706 it lacks its event_time, TR712 that is no time, TR731 a row has none.
     """
     columns = engine.describe(con, f"from {quote_name(relation.name)}")
     origin = origin_of(relation)
@@ -100,9 +100,11 @@ def survey(con: Connection, relation: Relation, scratch: Path) -> TimedTable:
     schema = scratch / f"schema-{relation.name}.parquet"
     union = _parquet(files if is_mixed(relation) else files[:1])
     con.execute(f"copy (select * from {union} limit 0) to {quote_text(str(schema))} (format parquet)")
+    # The rows of pieces were looked at when they were made.
+    is_of_pieces = relation.version is not None and bool(find_pieces(relation.version.info))
     parts = []
     for n, (digest, told) in enumerate(_parts(relation)):
-        found = told if told is not None else _times(con, relation, [schema, files[n]], column, kind)
+        found = told if told is not None and is_of_pieces else _times(con, relation, [schema, files[n]], column, kind)
         parts.append((digest, found))
     made = Input(
         name=relation.name,
@@ -140,6 +142,39 @@ def check_time(columns: Sequence[tuple[str, str]], event_time: str, *, what: str
     return kind
 
 
+def check_found(
+    con: Connection,
+    select: str,
+    event_time: str,
+    kind: str,
+    *,
+    what: str,
+    path: str = "",
+    where: Location | None = None,
+) -> None:
+    """Make sure that who reads some rows by time finds all of them.
+
+    Args:
+        kind: the type of their event_time.
+        what: the table, for errors.
+        path: of the file that they come from, for errors; empty for those of a feature.
+
+    Raises:
+        StepError: TR731 a row has no time, or an infinite one.
+    """
+    name = quote_name(event_time)
+    odd = f"from ({select}) where {name} is null or not {times.is_finite(name, kind)}"
+    n, n_infinite = con.execute(f"select count(*), count({name}) {odd}").fetchall()[0]
+    if n:
+        found = [(n - n_infinite, f'without "{event_time}"'), (n_infinite, "at an infinite time")]
+        said = [f"{count:,} {'row' if count == 1 else 'rows'} {which}" for count, which in found if count]
+        why = f"{path}: {' and '.join(said)}" if path else " and ".join(said)
+        fix = f"leave them out of it: where {f'isfinite({event_time})' if n_infinite else f'{event_time} is not null'}"
+        if path:
+            fix = "give each a time; or read such files as a source without event_time, and filter them in a feature"
+        raise StepError(Problem("TR731", f"{what} has rows that lie in no interval", where, why, fix=fix))
+
+
 def is_mixed(relation: Relation) -> bool:
     """Return whether files of a relation may differ in their columns."""
     return relation.version is None or bool(relation.version.info.get("union_by_name"))
@@ -167,9 +202,13 @@ def _times(con: Connection, relation: Relation, files: Sequence[Path], column: s
     """Return the times in the last of some files; the first tells the columns."""
     is_cast = column.casefold() in {name.casefold() for name in origin_of(relation).declared}
     told = None if is_cast else times.read_statistics(files[-1], column)
-    if told is not None and told.times is not None:
+    if told is not None and told.times is not None and not told.nulls:
         return told.times
-    return times.fetch_times(con, _select(relation, files), column, kind)
+    select, observed = _select(relation, files), origin_of(relation).observed
+    path = observed.parts[relation.paths.index(files[-1])].path if observed is not None else ""
+    what = f'source "{relation.name}"' if path else f'"{relation.name}"'
+    check_found(con, select, column, kind, what=what, path=path)
+    return times.fetch_times(con, select, column, kind)
 
 
 def _select(relation: Relation, files: Sequence[Path]) -> str:

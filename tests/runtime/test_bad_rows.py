@@ -438,3 +438,28 @@ def test_every_row_is_kept_or_left_out_and_none_is_both(
         n_read, n_bad = n_read + 1, n_bad + len(bad)
     assert min(n_read, n_errors) > 3
     assert n_bad > 100
+
+
+# rows that are too long for the reader
+
+
+@pytest.mark.parametrize("rows", ["", "6,2024-01-06,f\n"], ids=["alone", "after another"])
+@pytest.mark.parametrize("name", ["d.csv", "d.csv.gz"])
+@pytest.mark.parametrize("more", ["", ", event_time: ts", ", bad_rows: quarantine", TIMED])
+def test_last_row_that_is_too_long_is_not_passed_over(project: ProjectFolder, more: str, name: str, rows: str) -> None:
+    project.write("features/orders.yml", source(more, path="data/[cd].csv*"))
+    project.write("data/c.csv", f"{HEAD}5,2024-01-05,e\n")
+    data = f"{HEAD}{rows}7,2024-01-07,{'c' * 36_000_000}\n".encode()
+    (project.root / "data" / name).write_bytes(gzip.compress(data, 1) if name.endswith(".gz") else data)
+    text = error_of(project)
+    assert text.startswith(f'[TR713]: source "orders" cannot be read\n  data/{name}')
+    assert "row is longer than 2,000,000 bytes" in text
+
+
+@pytest.mark.parametrize("more", [", bad_rows: quarantine", TIMED])
+def test_row_that_is_too_long_is_not_left_out(project: ProjectFolder, more: str) -> None:
+    project.write("features/orders.yml", source(more, path="data/c.csv*"))
+    project.write("data/c.csv", f"{HEAD}x,2024-01-06,a\n7,2024-01-07,{'c' * 36_000_000}\n8,2024-01-08,d\n")
+    text = error_of(project)
+    assert text.startswith('[TR713]: source "orders" cannot be read\n  data/c.csv:3   7,2024-01-07,ccc')
+    assert "  the row is longer than 2,000,000 bytes\n  bad_rows: quarantine cannot leave it out\n" in text

@@ -219,20 +219,6 @@ def test_untimed_input_that_changes_computes_all(project: ProjectFolder) -> None
     assert computed(project.build()) == (5, 5)
 
 
-def test_table_whose_parts_tell_no_times_is_asked_for_them(project: ProjectFolder) -> None:
-    """As an earlier Treadle wrote it; and as one with an infinite time in it, whose range nothing tells."""
-    project.write(
-        "features/typed.sql",
-        "{{ config(event_time='ts') }}\nselect * from {{ ref('orders') }} union all select 'u', 'infinity'::timestamp, 1",
-    )
-    project.write("features/daily.sql", feature(DAILY.replace("orders", "typed")))
-    typed = version(project.build("typed"), "typed")
-    assert typed.parts[0].times is None
-    built = project.build()
-    assert computed(built) == (4, 4)
-    assert rows(version(built), "order by all") == plain(project, DAILY)
-
-
 def test_incremental_features_stand_on_each_other(project: ProjectFolder) -> None:
     project.write(
         "features/weekly.sql",
@@ -678,6 +664,63 @@ def test_wrong_time_in_a_source_is_named(project: ProjectFolder) -> None:
     n_minutes = (datetime(2924, 1, 5) - datetime(2024, 1, 1)) // timedelta(minutes=1)
     assert 0 <= n_minutes + 1 - int(re.search(r"would be ([\d,]+) intervals of 1m", text)[1].replace(",", "")) < 1440  # type: ignore[index]
     assert "at most 100,000 are kept" in text
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "290000-01-01 (BC)"])
+def test_day_beyond_the_calendar_is_named(project: ProjectFolder, day: str) -> None:
+    project.write("data/orders-05.csv", f"{HEAD}\nu1,{day} 00:00:00,1\n")
+    text = problem(project)
+    assert 'error[TR733]: feature "daily" has too many intervals\n' in text
+    assert "\n  an interval ends in the years 1 to 9999\n" in text
+
+
+# rows of what is read that no interval would find
+
+
+@pytest.mark.parametrize(
+    ("time", "why"), [("", '2 rows without "ts"'), ("infinity", "2 rows at an infinite time")], ids=["none", "infinite"]
+)
+@pytest.mark.parametrize(("form", "step"), [("csv", "orders"), ("parquet", "daily")])
+def test_row_of_a_source_that_no_interval_would_find_is_an_error(
+    project: ProjectFolder, time: str, why: str, form: str, step: str
+) -> None:
+    project.write("data/orders-05.csv", f"{HEAD}\nu1,{time},1\nu1,2024-01-05 00:00:00,1\nu2,{time},2\n")
+    project.edit("features/orders.yml", "event_time: ts", "event_time: ts, columns: [{name: ts, type: TIMESTAMP}]")
+    if form == "parquet":
+        project.edit("features/orders.yml", "csv", form)
+        for file in sorted((project.root / "data").glob("*.csv")):
+            select = f"select user, ts::timestamp as ts, amount from read_csv('{file}', types={{'ts': 'VARCHAR'}})"
+            duckdb.sql(f"copy ({select}) to '{file.with_suffix('.parquet')}'")
+    text = project.build().problems[step].to_text()
+    assert text.startswith('error[TR731]: source "orders" has rows that lie in no interval\n')
+    assert text.endswith(
+        f"  data/orders-05.{form}: {why}\n"
+        "  fix: give each a time; or read such files as a source without event_time, and filter them in a feature"
+    )
+
+
+@pytest.mark.parametrize(
+    ("time", "why", "condition"),
+    [
+        ("NULL", '1 row without "moment"', "moment is not null"),
+        ("'infinity'", "1 row at an infinite time", "isfinite(moment)"),
+    ],
+    ids=["none", "infinite"],
+)
+def test_row_of_a_feature_that_no_interval_would_find_is_an_error(
+    project: ProjectFolder, time: str, why: str, condition: str
+) -> None:
+    select = f"select *, case when amount <> 1000 then ts else {time} end as moment from {ORDERS}\n"
+    project.write("features/dated.sql", "{{ config(entity='user', event_time='moment') }}\n" + select)
+    project.write("features/daily.sql", feature("user, moment as ts, amount from {{ ref('dated') }}"))
+    built = project.build()
+    assert built.outcome.published, built.problems
+    project.write("data/orders-03.csv", day_csv(3, [("u1", "10:00:00", 1), ("u2", "11:00:00", 1000)]))
+    assert project.build().problems["daily"].to_text() == (
+        'error[TR731]: "dated" has rows that lie in no interval\n'
+        f"  {why}\n"
+        f"  fix: leave them out of it: where {condition}"
+    )
 
 
 # the schema of the inputs changes
