@@ -291,11 +291,41 @@ def test_model_that_no_build_makes_again_stays_though_it_may_be_wrong(churn: Pro
     churn.edit("features/shares.py", "> 50", "> 51")
     churn.build()
     flip(part_of(churn, "orders"), 100)
+    # What is pasted goes on after a repair that ends with 1, as it left a model that stands on damage.
+    assert churn.json("verify", code=1)["next"] == ["treadle verify --repair; treadle build"]
     result = churn.treadle("verify", "--repair", code=1)
     assert "churn version 1 stands on it, and no build makes it again: promote another version" in result.stdout
     assert "churn version 2 stands on it: the build makes it again" in result.stdout
     assert {old["rows"], old["churn.refit"]} <= churn.metas().keys()
     assert old["profile"] not in churn.metas()
+
+
+def test_several_model_versions_stand_on_damage(churn: ProjectFolder) -> None:
+    for bound in (51, 52, 53):
+        churn.edit("features/shares.py", f"> {bound - 1}", f"> {bound}")
+        churn.build()
+    flip(part_of(churn, "orders"), 100)
+    text = churn.treadle("verify", code=1).stdout
+    assert "  churn version 4 stands on it: the build makes it again\n" in text
+    assert (
+        "  churn version 1, churn version 2, churn version 3 stand on it, and no build makes them again: promote another"
+        " version\n"
+    ) in text
+
+
+def test_model_of_another_environment_is_made_again_by_its_build(churn: ProjectFolder) -> None:
+    churn.write("treadle.yml", "name: shop\nvars: {bound: 50}\nenvironments: {production: {vars: {bound: 60}}}\n")
+    churn.edit("features/spend.sql", "count(*) as n", "count(*) + {{ var('bound') }} as n")
+    churn.treadle("build", "--threads", "1")
+    churn.treadle("build", "--threads", "1", "--env", "production")
+    shipped = fingerprint_of(churn, "churn.refit", "production")
+    assert shipped != fingerprint_of(churn, "churn.refit")
+    flip(churn.root / ".treadle/store" / shipped / "model/model.json", 5)
+    result = churn.treadle("verify", "--repair", code=0)
+    assert "no build makes it again" not in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: treadle build --env production --select churn.refit"
+    churn.treadle("build", "--env", "production", "--threads", "1", "--select", "churn.refit")
+    assert churn.json("verify")["sound"]
 
 
 # state
