@@ -129,7 +129,10 @@ def verify(
     wrong.sort(key=lambda each: (each.status == "suspect", each.step, each.fingerprint))
     if repair:
         wrong = _withdraw(store, state, wrong)
-    catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None and not state.is_snapshot else {}
+    catalogs = {}
+    if steps is None and not state.is_snapshot:
+        unreadable = frozenset(each.fingerprint for each in wrong if each.status in ("damaged", "newer"))
+        catalogs = _rebuild_catalogs(state, store, unreadable, on_wait)
     return Report(problems, sizes, tuple(wrong), catalogs, repair)
 
 
@@ -240,11 +243,11 @@ def _withdraw(store: Store, state: State, wrong: Iterable[Wrong]) -> list[Wrong]
 
 
 def _rebuild_catalogs(
-    state: State, store: Store, on_wait: Callable[[str, str], None] | None
+    state: State, store: Store, unreadable: frozenset[str], on_wait: Callable[[str, str], None] | None
 ) -> dict[str, Problem | None]:
     found: dict[str, Problem | None] = {}
     for row in state.read("SELECT DISTINCT env FROM environments ORDER BY env"):
         tell = partial(on_wait, row["env"]) if on_wait is not None else None
-        problems = write_views(state, store, row["env"], anew=True, on_wait=tell)
+        problems = write_views(state, store, row["env"], anew=True, without=unreadable, on_wait=tell)
         found[row["env"]] = problems[0] if problems else None
     return found

@@ -398,6 +398,60 @@ def test_catalog_is_made_anew_while_the_project_is_broken(make_project: MakeProj
     assert views(project) == {"orders", "spend"}
 
 
+def damage_footer(project: ProjectFolder, step: str) -> str:
+    """Change a byte of a Parquet part so that DuckDB cannot open it; return the version's fingerprint."""
+    part = part_of(project, step)
+    content = part.read_bytes()
+    flip(part, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))  # where the description of the file begins
+    with pytest.raises(duckdb.Error, match="TProtocolException"):
+        duckdb.sql(f"select count(*) from '{part}'").fetchall()
+    return part.parent.name
+
+
+def test_catalog_is_made_without_views_over_what_is_damaged(make_project: MakeProject) -> None:
+    view = {"features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where total > 50"}
+    project = make_project("features", view)
+    project.build()
+    damage_footer(project, "spend")
+    result = project.treadle("verify", code=1)
+    assert "catalog of dev  made anew\n" in result.stdout
+    assert "TR805" not in result.stdout
+    assert views(project) == {"orders"}
+    project.treadle("verify", "--repair")
+    project.treadle("build")
+    assert views(project) == {"orders", "spend", "big"}
+
+
+def test_build_tells_of_damage_that_keeps_the_catalog_from_being_written(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    fingerprint = damage_footer(project, "spend")
+    (project.root / ".treadle/dev.duckdb").unlink()
+    stderr = project.treadle("build").stderr
+    assert f'warning[TR804]: the stored version "{fingerprint[:12]}" is damaged\n' in stderr
+    assert "fix: run `treadle verify --repair`" in stderr
+
+
+def test_show_of_a_damaged_version_names_it(make_project: MakeProject) -> None:
+    view = {"features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where total > 50"}
+    project = make_project("features", view)
+    project.build()
+    whole = part_of(project, "spend").read_bytes()
+    fingerprint = damage_footer(project, "spend")
+    project.treadle("show", "orders")
+    for position in (None, 8):  # what cannot be opened, and what can be opened and not be read
+        if position is not None:
+            part_of(project, "spend").write_bytes(whole)
+            flip(part_of(project, "spend"), position)
+        stderr = project.treadle("show", "spend", code=1).stderr
+        assert stderr.startswith(f'error[TR804]: the stored version "{fingerprint[:12]}" is damaged\n')
+        assert "part-0.parquet has sha256 " in stderr
+        assert stderr.endswith(
+            "  fix: run `treadle verify --repair`, then the same command: what was damaged is made again\n"
+        )
+    assert "error[TR804]" in project.treadle("show", "big", code=1).stderr
+
+
 # before it does harm
 
 
