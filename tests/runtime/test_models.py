@@ -37,7 +37,7 @@ def test_version_whose_files_are_gone_is_not_promoted(churn: ProjectFolder, part
     assert churn.treadle("models", "promote", "churn", "1", *force, code=2).stderr == (
         'error[TR807]: version 1 of "churn" is not in the store any more\n'
         f"  its {what} {folder.name[:12]} is gone\n"
-        "  fix: promote another version, or run `treadle build`: it makes the version again if the files and the data"
+        "  fix: promote another version, or run `treadle build --env dev`: it makes the version again if the files and the data"
         " are still those that it was made from\n"
     )
     assert champion(churn) is None
@@ -75,6 +75,6 @@ def test_version_that_is_gone_is_marked_and_shown_as_such(churn: ProjectFolder) 
     assert "None" not in text
     assert text.startswith(
         f"churn version 1 (candidate): {card['model']}, not in the store any more\n"
-        "fix: run `treadle build`: it makes the version again if the files and the data are still those that it was"
+        "fix: run `treadle build --env dev`: it makes the version again if the files and the data are still those that it was"
         " made from\n"
     )

@@ -79,7 +79,7 @@ def promote(
 
     with open_project(folder, environment, variables) as workspace:
         before = workspace.registry.champion(pipeline, env=workspace.environment)
-        check = partial(check_whole, store=workspace.store)
+        check = partial(check_whole, store=workspace.store, env=workspace.environment)
         found = workspace.registry.promote(pipeline, version, env=workspace.environment, force=force, check=check)
         if as_json:
             print_json(vars(found))

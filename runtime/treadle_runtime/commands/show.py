@@ -143,7 +143,7 @@ def _show_model(workspace: Workspace, name: str, as_json: bool) -> None:
     if as_json:
         print_json(card)
         return
-    _print_card(card)
+    _print_card(card, workspace.environment)
 
 
 def _find_version(workspace: Workspace, name: str) -> ModelVersion:
@@ -203,16 +203,16 @@ def _model_inputs(workspace: Workspace, shipped: str) -> list[str]:
     return [column["name"] for column in json.loads(path.read_text("utf-8"))["inputs"]] if path.exists() else []
 
 
-def _print_card(card: Mapping[str, Any]) -> None:
+def _print_card(card: Mapping[str, Any], env: str) -> None:
     from treadle_runtime.commands.console import to_lines
     from treadle_runtime.commands.story import interval, number
-    from treadle_runtime.promoting import MADE_AGAIN
+    from treadle_runtime.promoting import make_again
 
     aliases = f" ({', '.join(card['aliases'])})" if card["aliases"] else ""
     made = f"{card['trainer']}, {card['task']}" if card["in_store"] else "not in the store any more"
     click.echo(f"{card['pipeline']} version {card['version']}{aliases}: {card['model']}, {made}")
     if not card["in_store"]:
-        click.echo(f"fix: {MADE_AGAIN}")
+        click.echo(f"fix: {make_again(env)}")
     counts = card["split"].get("counts", {})
     lines: list[Sequence[str]] = [
         ("built", f"{card['created_at'][:19]}Z by run {card['run']}"),
