@@ -39,7 +39,7 @@ from treadle_runtime.stamp import (
     write_stamp,
 )
 from treadle_runtime.types import quote_name, quote_text
-from treadle_runtime.version import Version
+from treadle_runtime.version import Version, damaged
 from treadle_runtime.viewsql import escape_glob, view_sql
 
 _Config = dict[str, str | bool | int | float | list[str]]
@@ -80,7 +80,8 @@ def write_catalog(
         Whether anything changed.
 
     Raises:
-        StoreError: TR806 another program has it open for writing, TR803 disk full, TR805 not writable.
+        StoreError: TR806 another program has it open for writing, TR803 disk full, TR805 not writable, TR804 a version
+            cannot be opened.
     """
     path = path.absolute()
     store = str(store_root.absolute())
@@ -222,7 +223,12 @@ def _create_views(
             found = versions[name]
             version = found.read() if isinstance(found, Unread) else found
             if version and (sql := view_sql(version, f"store() || {quote_text('/' + version.fingerprint)}")):
-                con.execute(f"create view {quote_name(name)} as {sql}")
+                try:
+                    con.execute(f"create view {quote_name(name)} as {sql}")
+                except duckdb.Error as error:
+                    if is_disk_full(error):
+                        raise
+                    raise StoreError(damaged(version.folder, str(error).splitlines()[0])) from error
         con.execute("commit")
 
 

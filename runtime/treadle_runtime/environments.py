@@ -150,7 +150,7 @@ class Environments:
             what, fix = f'environment "{source}" has nothing to promote', f"run `treadle build --env {source}`"
             raise UsageError(Problem("TR807", what, why="nothing is published in it", fix=fix))
         wanted = theirs if steps is None else {step: theirs[step] for step in steps if step in theirs}
-        self._check_standing(wanted, f'the map of "{source}" names', source)
+        self._check_standing(wanted, f'the map of "{source}" names', f"run `treadle build --env {source}`")
         gone = self.state.environment(target).keys() - theirs.keys() if steps is None else ()
         offered = self._candidates(source)
         candidates = {name: number for name, number in offered.items() if f"{name}.validate" in wanted}
@@ -176,7 +176,9 @@ class Environments:
             wanted = self._map_at(env, target)
             if not wanted:
                 raise _nothing_before(env, f"after publication {target} its map was empty")
-            self._check_standing(wanted, f'the map of "{env}" after publication {target} names', env)
+            fix = f"choose another publication with --to: `treadle env show {env} --history` lists them"
+            fix += "; a build makes again only what the files still say"
+            self._check_standing(wanted, f'the map of "{env}" after publication {target} names', fix)
             gone = self.state.environment(env).keys() - wanted.keys()
             row = self.state.read("SELECT candidates FROM publications WHERE id = ?", (target,))[0]
             moved = self._point_candidates(con, env, json.loads(row[0] or "{}"))
@@ -217,7 +219,7 @@ class Environments:
             self.state.point_alias(con, env, pipeline, "candidate", number)
         return moved
 
-    def _check_standing(self, wanted: Mapping[str, str], whose: str, env: str) -> None:
+    def _check_standing(self, wanted: Mapping[str, str], whose: str, fix: str) -> None:
         """Refuse a map with versions that are not in the store."""
         lost = set(wanted.values()) - self.store.fingerprints()
         query = "SELECT fingerprint FROM inlined WHERE fingerprint IN (SELECT value FROM json_each(?))"
@@ -228,7 +230,7 @@ class Environments:
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         n = f"{len(names)} versions that are" if len(names) > 1 else "a version that is"
         what, why = f"{whose} {n} not in the store", ", ".join(names[:_MAX_NAMED]) + more
-        raise UsageError(Problem("TR807", what, why=why, fix=f"run `treadle build --env {env}`"))
+        raise UsageError(Problem("TR807", what, why=why, fix=fix))
 
     def _target(self, env: str, to: int | None) -> int:
         """Return the publication, itself no rollback, whose map is wanted."""

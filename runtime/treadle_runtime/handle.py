@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
-from treadle.errors import Problem, UsageError
+from treadle.errors import Problem, StepError, StoreError, UsageError
 from treadle.plan import Plan
 from treadle.step import Step
 from treadle_runtime import datasets, engine
@@ -106,9 +107,23 @@ class StepHandle:
     @contextmanager
     def _connected(self, relations: Mapping[str, Relation]) -> Iterator[Connection]:
         with self.jobs.store.scratch() as scratch, engine.connect(temp_directory=scratch) as con:
-            for relation in relations.values():
-                create_relation(con, relation)
-            yield con
+            try:
+                for relation in relations.values():
+                    create_relation(con, relation)
+                yield con
+            except (duckdb.Error, StepError) as error:
+                self._refuse_damaged(relations, error)
+                raise
+
+    def _refuse_damaged(self, relations: Mapping[str, Relation], error: Exception) -> None:
+        """Tell of damage, where that is why tables could not be read.
+
+        Raises:
+            StoreError: TR804.
+        """
+        versions = [relation.version for relation in relations.values() if relation.version is not None]
+        if problems := [problem for version in versions for problem in self.jobs.store.verify(version)]:
+            raise StoreError(problems) from error
 
 
 def _is_table(step: Step) -> bool:

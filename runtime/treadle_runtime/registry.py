@@ -17,7 +17,7 @@ from treadle_runtime.state import State
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["AliasChange", "Candidate", "ModelVersion", "Registry"]
 
@@ -108,12 +108,21 @@ class Registry:
             found.setdefault(pipeline, {})[alias] = number
         return found
 
-    def promote(self, pipeline: str, which: int | str = "candidate", *, env: str, force: bool = False) -> ModelVersion:
+    def promote(
+        self,
+        pipeline: str,
+        which: int | str = "candidate",
+        *,
+        env: str,
+        force: bool = False,
+        check: Callable[[ModelVersion], None] | None = None,
+    ) -> ModelVersion:
         """Make a version the champion of an environment.
 
         Args:
             which: its number or an alias.
             force: whether a version whose gates did not pass may be promoted; the history says so.
+            check: called with the version before it is promoted, while nobody else can withdraw it; may raise.
 
         Returns:
             the version with its aliases after the promotion.
@@ -123,6 +132,8 @@ class Registry:
         """
         with self._state.transaction(durable=True) as con:
             found = self.version(pipeline, which, env=env)
+            if check is not None:
+                check(found)
             if not found.passed and not force:
                 what = f'version {found.number} of "{pipeline}" did not pass its gates'
                 fix = "`treadle models` lists its metrics; promote it all the same with --force"

@@ -63,10 +63,15 @@ class Run:
 
     def is_rejected(self) -> bool:
         """Whether the gates of a pipeline did not hold."""
-        return any(
-            result.planned.step.kind == "validate" and result.status != "skipped" and not result.has_passed
+        return bool(self.rejected())
+
+    def rejected(self) -> list[str]:
+        """Return the pipelines whose gates did not hold."""
+        return [
+            result.planned.step.pipeline
             for result in self.results.values()
-        )
+            if result.planned.step.kind == "validate" and result.status != "skipped" and not result.has_passed
+        ]
 
 
 def is_failure(result: StepResult) -> bool:

@@ -38,7 +38,7 @@ class Wrong:
         models: model versions that stand on it, as in `churn version 2`.
         holders: runs and readers for whose sake it was not withdrawn.
         is_withdrawn: whether it was taken out of the store, so that the next build makes it again.
-        is_planned: whether a build makes it again, as the files of the project stand.
+        is_planned: whether a build of some environment makes it again, as the files of the project stand.
         is_silent: whether it opens well for all its damage, so that something may have been computed from it.
         roots: fingerprints of the damaged versions that a suspect goes back to.
     """
@@ -124,12 +124,15 @@ def verify(
     below = _kinds_below(workspace, {fingerprint: names.get(fingerprint, "") for fingerprint in silent})
     for fingerprint, roots in find_suspects(store, state, silent, kinds_below=below).items():
         found.append(Wrong(fingerprint, "suspect", names.get(fingerprint, ""), _SUSPECT, roots=tuple(sorted(roots))))
-    planned = _find_planned(workspace) if found else frozenset()
+    planned = _find_planned(workspace, {each.fingerprint for each in found})
     wrong = [replace(_described(state, each), is_planned=each.fingerprint in planned) for each in found]
     wrong.sort(key=lambda each: (each.status == "suspect", each.step, each.fingerprint))
     if repair:
         wrong = _withdraw(store, state, wrong)
-    catalogs = _rebuild_catalogs(state, store, on_wait) if steps is None and not state.is_snapshot else {}
+    catalogs = {}
+    if steps is None and not state.is_snapshot:
+        unreadable = frozenset(each.fingerprint for each in wrong if each.status in ("damaged", "newer"))
+        catalogs = _rebuild_catalogs(state, store, unreadable, on_wait)
     return Report(problems, sizes, tuple(wrong), catalogs, repair)
 
 
@@ -161,12 +164,25 @@ def _find_missing(store: Store, state: State, names: Mapping[str, str]) -> list[
     return [Wrong(fingerprint, "missing", why="it is not in the store") for fingerprint in absent]
 
 
-def _find_planned(workspace: Workspace) -> frozenset[str]:
+def _find_planned(workspace: Workspace, wanted: set[str]) -> set[str]:
+    """Return which of the fingerprints a build makes: of the workspace's environment, or of one that has a map."""
+    if not wanted:
+        return set()
+    found = wanted & _planned(workspace)
+    for row in workspace.state.read("SELECT DISTINCT env FROM environments ORDER BY env"):
+        if found == wanted:
+            break
+        with workspace.in_environment(row["env"]) as other:
+            found |= wanted & _planned(other)
+    return found
+
+
+def _planned(workspace: Workspace) -> set[str]:
     """Return the fingerprints that builds of the environment make; none where its files cannot be planned."""
     try:
-        return frozenset(identity.fingerprint for identity in workspace.plan().identities.values())
+        return {identity.fingerprint for identity in workspace.plan().identities.values()}
     except TreadleError:
-        return frozenset()
+        return set()
 
 
 def _kinds_below(workspace: Workspace, steps: Mapping[str, str]) -> dict[str, frozenset[str]]:
@@ -227,11 +243,11 @@ def _withdraw(store: Store, state: State, wrong: Iterable[Wrong]) -> list[Wrong]
 
 
 def _rebuild_catalogs(
-    state: State, store: Store, on_wait: Callable[[str, str], None] | None
+    state: State, store: Store, unreadable: frozenset[str], on_wait: Callable[[str, str], None] | None
 ) -> dict[str, Problem | None]:
     found: dict[str, Problem | None] = {}
     for row in state.read("SELECT DISTINCT env FROM environments ORDER BY env"):
         tell = partial(on_wait, row["env"]) if on_wait is not None else None
-        problems = write_views(state, store, row["env"], anew=True, on_wait=tell)
+        problems = write_views(state, store, row["env"], anew=True, without=unreadable, on_wait=tell)
         found[row["env"]] = problems[0] if problems else None
     return found

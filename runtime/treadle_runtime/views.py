@@ -37,6 +37,7 @@ def write_views(
     anew: bool = False,
     has_changed: bool = False,
     known: Mapping[str, Version] | None = None,
+    without: frozenset[str] = frozenset(),
     on_wait: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Bring an environment's catalog up to its map.
@@ -49,6 +50,7 @@ def write_views(
         anew: make it from nothing, whatever stands.
         has_changed: whether the map is known to have changed since the catalog was written.
         known: fingerprint -> version, of those that need not be opened again.
+        without: fingerprints of versions that get no view, as they cannot be read or should not be.
         on_wait: called with who writes it, before this process waits for that.
 
     Returns:
@@ -56,7 +58,8 @@ def write_views(
     """
 
     def find_views(told: Mapping[str, str]) -> dict[str, Query | Unread]:
-        return _find(state, store, env, told, known or {})
+        found = _find(state, store, env, told, known or {})
+        return {name: view for name, view in found.items() if view.fingerprint not in without}
 
     path = catalog_path(store, env)
     if not (anew or has_changed):

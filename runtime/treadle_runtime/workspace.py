@@ -88,6 +88,17 @@ class Workspace:
         """Close the state."""
         self._stack.close()
 
+    def in_environment(self, environment: str) -> Workspace:
+        """Return the same project in another environment; to be closed by itself."""
+        return Workspace(
+            self.root,
+            environment=environment,
+            variables=self.variables,
+            environ=self._environ,
+            as_of=self.as_of,
+            command=self.command,
+        )
+
     @property
     def folder(self) -> Path:
         """`.treadle`, where everything that is built stands."""

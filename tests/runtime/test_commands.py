@@ -335,6 +335,9 @@ def test_question_without_anybody_to_answer_names_the_option(make_project: MakeP
         stdout, stderr = process.communicate()
         assert (process.returncode, stderr) == (2, NOBODY), command
         assert stdout.endswith("[y/N]: \n")
+        closed = ["sh", "-c", f"exec {sys.executable} -m treadle {command} <&-"]
+        found = subprocess.run(closed, cwd=project.root, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stderr) == (2, NOBODY), command
     project.run("env", "promote", "dev", "production", "--yes")
     project.run("env", "drop", "production", answers="y\n")
     assert len(project.metas()) == 5

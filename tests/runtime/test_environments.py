@@ -418,7 +418,8 @@ def test_rollback_refuses_what_does_not_hold(shop: ProjectFolder) -> None:
     assert told(shop, "env", "rollback", "dev") == (
         f'error[TR807]: the map of "dev" after publication {first} names 3 versions that are not in the store\n'
         f"  above ({old['above'][:12]}), recent ({old['recent'][:12]}), spend ({old['spend'][:12]})\n"
-        "  fix: run `treadle build --env dev`\n"
+        "  fix: choose another publication with --to: `treadle env show dev --history` lists them; a build makes again"
+        " only what the files still say\n"
     )
     assert maps(shop)["dev"] == now
     assert spend(shop, "dev") == 1

@@ -201,6 +201,9 @@ def test_red_gate_publishes_the_map_and_moves_no_alias(churn: ProjectFolder) -> 
     assert "did not hold" in printed.stdout
     assert churn.treadle("models", "promote", "churn", "2", code=2).stderr.startswith("error[TR603]")
     churn.treadle("models", "promote", "churn", "2", "--force")
+    assert "version 2 is the champion by force, although its gates did not hold" in churn.treadle("build").stdout
+    churn.edit("models/churn.yml", "max_depth: 3", "max_depth: 4")
+    churn.treadle("build", code=1)  # another model: nobody has decided on that
 
 
 def test_red_gate_exits_1_new_and_cached(churn: ProjectFolder) -> None:
@@ -305,8 +308,15 @@ def test_champion_that_cannot_be_scored_stops_no_successor(churn: ProjectFolder)
         "next: treadle models promote churn 3 --force\n"
     )
     assert churn.treadle("models", "promote", "churn", "3", "--force").stdout.startswith("churn: version 3 ")
-    again = churn.treadle("build", code=1)
-    assert again.stdout.endswith("next: treadle show churn\n"), "it is promoted: nothing is left to do"
+    again = churn.treadle("build", code=0)
+    assert again.stdout.endswith(
+        "\nchurn: version 3 is the champion by force, although its gates did not hold\nnext: treadle show churn\n"
+    ), "a person has decided: nothing is left to do"
+    assert "so the candidate stays" not in again.stdout
+    assert why in again.stderr, "the verdict stands as it was given"
+    churn.treadle("models", "promote", "churn", "2")
+    churn.treadle("build", code=1)
+    churn.treadle("models", "promote", "churn", "3", "--force")
     churn.edit("models/churn.yml", "impute: median", "impute: mean")
     done = churn.build()
     assert done.info("churn.validate")["gates"][1]["status"] == "passed", "the new champion can be scored"

@@ -291,11 +291,41 @@ def test_model_that_no_build_makes_again_stays_though_it_may_be_wrong(churn: Pro
     churn.edit("features/shares.py", "> 50", "> 51")
     churn.build()
     flip(part_of(churn, "orders"), 100)
+    # What is pasted goes on after a repair that ends with 1, as it left a model that stands on damage.
+    assert churn.json("verify", code=1)["next"] == ["treadle verify --repair; treadle build"]
     result = churn.treadle("verify", "--repair", code=1)
     assert "churn version 1 stands on it, and no build makes it again: promote another version" in result.stdout
     assert "churn version 2 stands on it: the build makes it again" in result.stdout
     assert {old["rows"], old["churn.refit"]} <= churn.metas().keys()
     assert old["profile"] not in churn.metas()
+
+
+def test_several_model_versions_stand_on_damage(churn: ProjectFolder) -> None:
+    for bound in (51, 52, 53):
+        churn.edit("features/shares.py", f"> {bound - 1}", f"> {bound}")
+        churn.build()
+    flip(part_of(churn, "orders"), 100)
+    text = churn.treadle("verify", code=1).stdout
+    assert "  churn version 4 stands on it: the build makes it again\n" in text
+    assert (
+        "  churn version 1, churn version 2, churn version 3 stand on it, and no build makes them again: promote another"
+        " version\n"
+    ) in text
+
+
+def test_model_of_another_environment_is_made_again_by_its_build(churn: ProjectFolder) -> None:
+    churn.write("treadle.yml", "name: shop\nvars: {bound: 50}\nenvironments: {production: {vars: {bound: 60}}}\n")
+    churn.edit("features/spend.sql", "count(*) as n", "count(*) + {{ var('bound') }} as n")
+    churn.treadle("build", "--threads", "1")
+    churn.treadle("build", "--threads", "1", "--env", "production")
+    shipped = fingerprint_of(churn, "churn.refit", "production")
+    assert shipped != fingerprint_of(churn, "churn.refit")
+    flip(churn.root / ".treadle/store" / shipped / "model/model.json", 5)
+    result = churn.treadle("verify", "--repair", code=0)
+    assert "no build makes it again" not in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: treadle build --env production --select churn.refit"
+    churn.treadle("build", "--env", "production", "--threads", "1", "--select", "churn.refit")
+    assert churn.json("verify")["sound"]
 
 
 # state
@@ -366,6 +396,60 @@ def test_catalog_is_made_anew_while_the_project_is_broken(make_project: MakeProj
     (project.root / ".treadle/dev.duckdb").write_bytes(b"no database")
     assert "catalog of dev  made anew" in project.treadle("verify").stdout
     assert views(project) == {"orders", "spend"}
+
+
+def damage_footer(project: ProjectFolder, step: str) -> str:
+    """Change a byte of a Parquet part so that DuckDB cannot open it; return the version's fingerprint."""
+    part = part_of(project, step)
+    content = part.read_bytes()
+    flip(part, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))  # where the description of the file begins
+    with pytest.raises(duckdb.Error, match="TProtocolException"):
+        duckdb.sql(f"select count(*) from '{part}'").fetchall()
+    return part.parent.name
+
+
+def test_catalog_is_made_without_views_over_what_is_damaged(make_project: MakeProject) -> None:
+    view = {"features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where total > 50"}
+    project = make_project("features", view)
+    project.build()
+    damage_footer(project, "spend")
+    result = project.treadle("verify", code=1)
+    assert "catalog of dev  made anew\n" in result.stdout
+    assert "TR805" not in result.stdout
+    assert views(project) == {"orders"}
+    project.treadle("verify", "--repair")
+    project.treadle("build")
+    assert views(project) == {"orders", "spend", "big"}
+
+
+def test_build_tells_of_damage_that_keeps_the_catalog_from_being_written(make_project: MakeProject) -> None:
+    project = make_project("features")
+    project.build()
+    fingerprint = damage_footer(project, "spend")
+    (project.root / ".treadle/dev.duckdb").unlink()
+    stderr = project.treadle("build").stderr
+    assert f'warning[TR804]: the stored version "{fingerprint[:12]}" is damaged\n' in stderr
+    assert "fix: run `treadle verify --repair`" in stderr
+
+
+def test_show_of_a_damaged_version_names_it(make_project: MakeProject) -> None:
+    view = {"features/big.sql": "{{ config(materialized='view') }}\nselect * from {{ ref('spend') }} where total > 50"}
+    project = make_project("features", view)
+    project.build()
+    whole = part_of(project, "spend").read_bytes()
+    fingerprint = damage_footer(project, "spend")
+    project.treadle("show", "orders")
+    for position in (None, 8):  # what cannot be opened, and what can be opened and not be read
+        if position is not None:
+            part_of(project, "spend").write_bytes(whole)
+            flip(part_of(project, "spend"), position)
+        stderr = project.treadle("show", "spend", code=1).stderr
+        assert stderr.startswith(f'error[TR804]: the stored version "{fingerprint[:12]}" is damaged\n')
+        assert "part-0.parquet has sha256 " in stderr
+        assert stderr.endswith(
+            "  fix: run `treadle verify --repair`, then the same command: what was damaged is made again\n"
+        )
+    assert "error[TR804]" in project.treadle("show", "big", code=1).stderr
 
 
 # before it does harm

@@ -169,7 +169,7 @@ def build_and_tell(workspace: Workspace, *, as_json: bool, idle: IdleBuilds | No
         print_failures(outcome)
     if idle is not None and outcome.is_idle:
         idle.keep(summary, results)
-    return exit_code(outcome)
+    return exit_code(workspace, outcome)
 
 
 def _debug(

@@ -67,16 +67,20 @@ def ask(question: str) -> bool:
     Raises:
         UsageError: TR603, there is nobody to ask.
     """
+    if sys.stdin is None:  # closed, as by `<&-`
+        raise _nobody()
     try:
         return click.confirm(question)
     except click.Abort as error:
         if not isinstance(error.__context__, EOFError):  # Ctrl-C
             raise
         click.echo()
-        why = "the standard input is at its end, as where no person is at the terminal"
-        raise UsageError(
-            Problem("TR603", "there is nobody to ask", why=why, fix="add --yes to do it without asking")
-        ) from error
+        raise _nobody() from error
+
+
+def _nobody() -> UsageError:
+    why = "the standard input is at its end, as where no person is at the terminal"
+    return UsageError(Problem("TR603", "there is nobody to ask", why=why, fix="add --yes to do it without asking"))
 
 
 def print_wait(environment: str, holder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,12 +27,14 @@ def models(ctx: click.Context, folder: Path, environment: str | None, variables:
         return
     from treadle_runtime.commands.console import print_json, to_lines
     from treadle_runtime.commands.story import in_order, number
+    from treadle_runtime.promoting import is_standing
 
     with open_project(folder, environment, variables) as workspace:
         env = workspace.environment
         found = [v for name in workspace.registry.pipelines() for v in workspace.registry.versions(name, env=env)]
+        standing = workspace.store.fingerprints()
         if as_json:
-            print_json([vars(version) for version in found])
+            print_json([{**vars(version), "in_store": is_standing(version, standing)} for version in found])
             return
         rows = []
         for version in found:
@@ -40,7 +43,8 @@ def models(ctx: click.Context, folder: Path, environment: str | None, variables:
             aliases = ", ".join(version.aliases)
             gates = "held" if version.passed else "did not hold"
             said = (version.pipeline, str(version.number), version.model, aliases, gates, metrics)
-            rows.append((*said, version.created_at[:19]))
+            mark = "" if is_standing(version, standing) else "  not in the store"
+            rows.append((*said, version.created_at[:19] + mark))
         header = ("pipeline", "version", "model", "aliases", "gates", "test metrics", "built (UTC)")
         for line in to_lines(rows, header=header):
             click.echo(line)
@@ -71,10 +75,12 @@ def promote(
       treadle models promote arrivals 3 --env production
     """
     from treadle_runtime.commands.console import print_json
+    from treadle_runtime.promoting import check_whole
 
     with open_project(folder, environment, variables) as workspace:
         before = workspace.registry.champion(pipeline, env=workspace.environment)
-        found = workspace.registry.promote(pipeline, version, env=workspace.environment, force=force)
+        check = partial(check_whole, store=workspace.store, env=workspace.environment)
+        found = workspace.registry.promote(pipeline, version, env=workspace.environment, force=force, check=check)
         if as_json:
             print_json(vars(found))
             return

@@ -143,7 +143,7 @@ def _show_model(workspace: Workspace, name: str, as_json: bool) -> None:
     if as_json:
         print_json(card)
         return
-    _print_card(card)
+    _print_card(card, workspace.environment)
 
 
 def _find_version(workspace: Workspace, name: str) -> ModelVersion:
@@ -173,6 +173,7 @@ def _card(workspace: Workspace, version: ModelVersion) -> dict[str, Any]:
         return dict(found.info) if found is not None else {}
 
     from treadle_runtime.commands.story import in_order
+    from treadle_runtime.promoting import is_standing
 
     shipped, evaluation = info(version.shipped), info(version.evaluate)
     return {
@@ -180,6 +181,7 @@ def _card(workspace: Workspace, version: ModelVersion) -> dict[str, Any]:
         "version": version.number,
         "aliases": list(version.aliases),
         "model": version.model,
+        "in_store": is_standing(version, workspace.store.fingerprints()),
         "trainer": shipped.get("trainer"),
         "task": shipped.get("task"),
         "created_at": version.created_at,
@@ -201,14 +203,16 @@ def _model_inputs(workspace: Workspace, shipped: str) -> list[str]:
     return [column["name"] for column in json.loads(path.read_text("utf-8"))["inputs"]] if path.exists() else []
 
 
-def _print_card(card: Mapping[str, Any]) -> None:
+def _print_card(card: Mapping[str, Any], env: str) -> None:
     from treadle_runtime.commands.console import to_lines
     from treadle_runtime.commands.story import interval, number
+    from treadle_runtime.promoting import make_again
 
     aliases = f" ({', '.join(card['aliases'])})" if card["aliases"] else ""
-    click.echo(
-        f"{card['pipeline']} version {card['version']}{aliases}: {card['model']}, {card['trainer']}, {card['task']}"
-    )
+    made = f"{card['trainer']}, {card['task']}" if card["in_store"] else "not in the store any more"
+    click.echo(f"{card['pipeline']} version {card['version']}{aliases}: {card['model']}, {made}")
+    if not card["in_store"]:
+        click.echo(f"fix: {make_again(env)}")
     counts = card["split"].get("counts", {})
     lines: list[Sequence[str]] = [
         ("built", f"{card['created_at'][:19]}Z by run {card['run']}"),
@@ -216,7 +220,7 @@ def _print_card(card: Mapping[str, Any]) -> None:
         ("as of", str(card["split"].get("as_of") or "")),
         ("inputs", _inputs(card["inputs"])),
         ("libraries", ", ".join(f"{name} {version}" for name, version in card["libraries"].items())),
-        ("model", f".treadle/store/{card['shipped']}/model"),
+        ("model", f".treadle/store/{card['shipped']}/model" if card["in_store"] else ""),
     ]
     for line in to_lines([line for line in lines if line[1]]):
         click.echo(line)

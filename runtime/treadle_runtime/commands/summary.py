@@ -52,9 +52,12 @@ class Summary(Struct, frozen=True):
             click.echo(f"next: {first}{next_command(*words)}")
 
 
-def exit_code(outcome: Outcome) -> int:
-    """Return 0 when all passed, 1 when a step, a test or a gate did not."""
-    return int(outcome.run.has_failed() or outcome.run.is_rejected())
+def exit_code(workspace: Workspace, outcome: Outcome) -> int:
+    """Return 0 when all passed, 1 when a step, a test or a gate did not.
+
+    Gates count no more once the version that they refused is the champion: a person has decided.
+    """
+    return int(outcome.run.has_failed() or bool(_refused(workspace, outcome)))
 
 
 def to_summary(workspace: Workspace, outcome: Outcome) -> Summary:
@@ -66,11 +69,14 @@ def to_summary(workspace: Workspace, outcome: Outcome) -> Summary:
     after = _backfilled(outcome)
     for pipeline, version in outcome.candidates.items():
         after.append(f"{pipeline}: version {version} is the candidate in {workspace.environment}")
+    for pipeline in _forced(workspace, outcome):
+        what = f"version {outcome.rejected[pipeline]} is the champion by force"
+        after.append(f"{pipeline}: {what}, although its gates did not hold")
     for pipeline in _undecided(workspace, outcome):
         what = f"version {outcome.rejected[pipeline]} is registered and not promoted"
         after.append(f"{pipeline}: {what}: it could not be compared with the champion")
     words = _next(workspace, outcome) if outcome.published else ()
-    return Summary(tuple(before), _count(run), _tell_unpublished(run), tuple(after), words)
+    return Summary(tuple(before), _count(run), _tell_unpublished(workspace, outcome), tuple(after), words)
 
 
 def print_failures(outcome: Outcome) -> None:
@@ -154,10 +160,10 @@ def _count(run: Run) -> str:
     return ", ".join(parts)
 
 
-def _tell_unpublished(run: Run) -> str:
-    if run.has_failed():
+def _tell_unpublished(workspace: Workspace, outcome: Outcome) -> str:
+    if outcome.run.has_failed():
         return "; nothing was published\nnext: correct it and run the same command: what is built is kept"
-    if run.is_rejected():
+    if _refused(workspace, outcome):
         return "; the gates did not hold, so the candidate stays what it was"
     return ""
 
@@ -199,6 +205,16 @@ def _tell_pipeline(workspace: Workspace, run: Run, pipeline: str) -> list[str]:
 
 def _name(kind: str, baseline: dict[str, Any]) -> str:
     return f"best single input ({baseline['input']})" if kind == "best_single" else kind
+
+
+def _forced(workspace: Workspace, outcome: Outcome) -> list[str]:
+    """Return the pipelines whose version a person made the champion although its gates refuse it."""
+    return [name for name, version in outcome.rejected.items() if _is_champion(workspace, name, version)]
+
+
+def _refused(workspace: Workspace, outcome: Outcome) -> set[str]:
+    """Return the pipelines whose gates did not hold, and whose version is not the champion all the same."""
+    return set(outcome.run.rejected()).difference(_forced(workspace, outcome))
 
 
 def _undecided(workspace: Workspace, outcome: Outcome) -> list[str]:

@@ -129,12 +129,20 @@ def _tell_suspects(suspects: Sequence[Wrong]) -> list[str]:
         if names := dict.fromkeys(each.step or f"unknown ({each.fingerprint[:12]})" for each in chosen):
             lines.append(f"{word}, as computed from what is damaged: {to_names(names)}")
         if models := sorted({model for each in chosen for model in each.models if not each.is_lost}):
-            lines.append(f"  {', '.join(models)} stands on it: the build makes it again")
+            lines.append(f"  {_stand(models)}: the build makes {_them(models)} again")
     if lost := sorted({model for each in suspects for model in each.models if each.is_lost}):
-        lines.append(f"  {', '.join(lost)} stands on it, and no build makes it again: promote another version")
+        lines.append(f"  {_stand(lost)}, and no build makes {_them(lost)} again: promote another version")
     if holders := sorted({holder for each in suspects for holder in each.holders}):
         lines.append(f"  not withdrawn: {', '.join(holders)} reads it")
     return lines
+
+
+def _stand(models: Sequence[str]) -> str:
+    return f"{', '.join(models)} {'stands' if len(models) == 1 else 'stand'} on it"
+
+
+def _them(models: Sequence[str]) -> str:
+    return "it" if len(models) == 1 else "them"
 
 
 def _status(wrong: Wrong) -> str:
@@ -153,12 +161,16 @@ def _next(report: Report, environment: str) -> list[str]:
     """Return what to paste: the repair, then a build of what is missing in each environment."""
     from treadle_runtime.commands.console import MAX_NAMES
 
-    commands = []
+    repair, commands = "", []
     if any(each.status == "damaged" and not each.is_withdrawn for each in report.wrong):
-        commands.append(next_command("verify", "--repair"))
+        repair = next_command("verify", "--repair")
     for env in sorted({env for each in report.wrong for env in each.environments}):
         names = sorted({each.step for each in report.wrong if env in each.environments})
         chosen = ("--select", " ".join(names)) if len(names) <= MAX_NAMES else ()
         option = () if env == environment else ("--env", env)
         commands.append(next_command("build", *option, *chosen))
-    return [" && ".join(commands)] if commands else []
+    builds = " && ".join(commands)
+    # The repair ends with 1 where it leaves something that no build sets right; the builds are wanted all the same.
+    is_left = bool(report.state) or any(each.is_lost or each.status == "newer" for each in report.wrong)
+    both = ("; " if is_left else " && ").join(filter(None, (repair, builds)))
+    return [both] if both else []
