@@ -183,17 +183,25 @@ def test_changed_code_computes_all_and_a_comment_nothing(project: ProjectFolder)
 
 
 def test_other_time_of_what_is_read_computes_all_as_a_rebuild_does(project: ProjectFolder) -> None:
-    # One file, of the same two days by either time: only its rows lie elsewhere.
+    # One file, of the same two days by either time: only its rows lie elsewhere, none of them where nobody looks.
     for day in range(1, 5):
         (project.root / f"data/orders-{day:02}.csv").unlink()
-    lines = ["user,ts,seen,amount", "a,2024-01-01 10:00,2024-01-02 09:00,1", "b,2024-01-02 10:00,2024-01-01 09:00,2"]
+    lines = [
+        "user,ts,seen,amount",
+        "a,2024-01-01 10:00,2024-01-01 09:00,1",
+        "b,2024-01-02 10:00,2024-01-01 09:00,2",
+        "c,2024-01-02 10:00,2024-01-02 09:00,3",
+    ]
     project.write("data/orders-01.csv", "\n".join(lines) + "\n")
-    project.write("features/daily.sql", feature("user, ts, amount from {{ ref('orders') }}", "lookback='1d'"))
-    assert version(project.build()).rows == 2
+    summed = feature("user, ts, sum(amount) over (order by seen) as amount from {{ ref('orders') }}", "lookback='1d'")
+    project.write("features/daily.sql", summed)
+    before = version(project.build())
     project.edit("features/orders.yml", "event_time: ts", "event_time: seen")
-    after = version(project.build())
+    built = project.build()
+    after = version(built)
+    assert computed(built) == (2, 2)
     assert digests(after) == digests(version(rebuild(project)))
-    assert after.rows == 1
+    assert before.rows == after.rows == 3
 
 
 def test_history_that_comes_back_is_not_computed_again(project: ProjectFolder) -> None:
