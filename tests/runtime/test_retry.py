@@ -116,6 +116,7 @@ def test_retry_has_the_flags_of_the_run(make_project: MakeProject) -> None:
         "threads": 1,
         "defer": None,
         "state": None,
+        "indirect": "eager",
         "window": None,
         "vars": {"factor": 7},
     }
