@@ -83,9 +83,11 @@ class _Walk:
         folders, seen = [""], {(first.st_dev, first.st_ino)}
         while folders:
             folder = folders.pop()
-            endings = _endings(folder)
+            endings, is_data = _endings(folder), folder.startswith("data/")
             for entry in self._scan(folder):
                 name = entry.name
+                if is_data and not (name.endswith(endings) or name == "seeds"):
+                    continue  # of raw files there may be any number
                 if name[0] == "." or (entry.is_symlink() and not self._is_inside(entry, folder + name)):
                     continue
                 if entry.is_file():

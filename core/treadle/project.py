@@ -274,19 +274,24 @@ class _Reader:
         elif suffix == ".py":
             self.unread.add("feature")
         else:
-            self.unread |= {kind for section, kind in _KINDS.items() if _SECTIONS[section][0] == folder}
+            home = "features" if folder == "data" else folder  # where seeds stand with the other sources
+            self.unread |= {kind for section, kind in _KINDS.items() if _SECTIONS[section][0] == home}
             self.unread_texts.append(self._yaml.get(path, ""))
 
     def _read_seeds(self, path: str, spec: ProjectSpec) -> None:
         """Read what YAML beside seeds says of them; other YAML in data/ is data."""
-        text = self._read_text(path)
+        try:
+            text = self._read_text(path)
+        except ProjectError:  # it is no text, or too much of it: data
+            self.files[path] = self._stamps[path], ""
+            return
         if _SEEDS.search(text):
             self._yaml[path] = text
             self._read_yaml(path, text, spec)
 
     def described_seeds(self) -> dict[str, Any]:
         """Return the sources that `seeds:` describe; what has no file is a problem."""
-        files = {PurePosixPath(path).stem: path for path, (stamp, _) in self.files.items() if stamp == NAMED}
+        files = {PurePosixPath(path).stem: path for path in self.files if path.endswith(SEED)}
         found = {}
         for name, located in self.entries["seeds"].items():
             if name in files:
@@ -303,9 +308,9 @@ class _Reader:
         read = [path for located in self.entries["sources"].values() for path in located.spec.paths]
         found = {}
         words: set[str] | None = None
-        for path, (stamp, _) in self.files.items():
+        for path in self.files:
             name = PurePosixPath(path).stem
-            if stamp != NAMED or name in self.entries["seeds"] or not is_identifier(name):
+            if not path.endswith(SEED) or name in self.entries["seeds"] or not is_identifier(name):
                 continue
             if any(fnmatchcase(path, pattern.removeprefix("./")) for pattern in read):
                 continue

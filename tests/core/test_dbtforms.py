@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from treadle.errors import ProjectError
+from treadle.files import Found, find_files
 from treadle.graph import compile_graph
 from treadle.project import read_project
 from treadle.step import Graph
@@ -187,3 +188,26 @@ def test_seeds_are_tables_where_a_text_names_them_and_nothing_else_has_their_nam
     assert sources["orders"].config["columns"] == {"amount": "double"}
     assert "test:unique_orders_id" in graph.steps
     assert graph["big"].kind == "feature"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe no text", b"a: " + b"x" * (5 << 20), b"a: [unclosed"])
+def test_yaml_in_data_that_describes_no_seeds_is_data(content: bytes, write_project: WriteProject) -> None:
+    root = write_project(BASE)
+    (root / "data/raw.yml").write_bytes(content)
+    project = read_project(root)
+    assert project.problems == ()
+    assert Found({path: stamp for path, (stamp, _) in project.files.items()}, ()).signature == (
+        find_files(root, [root]).signature
+    ), "the cache knows it again"
+
+
+def test_seeds_whose_description_cannot_be_read_are_no_further_problem(write_project: WriteProject) -> None:
+    files = {
+        "data/orders.csv": "",
+        "data/seeds.yml": "seeds: [\n",
+        "features/big.sql": "select * from {{ ref('other') }}",
+    }
+    root = write_project({**BASE, **files})
+    (root / "data/orders.csv").unlink()
+    assert "TR104" not in (text := refused(root)), text
+    assert "error[TR002]" in text
